@@ -1,0 +1,1 @@
+"""Heuristics: every balancer is a callable ``problem -> Placement``."""

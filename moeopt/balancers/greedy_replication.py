@@ -1,0 +1,82 @@
+"""EPLB's greedy: hand redundant slots, one by one, to the expert whose replicas are hottest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+def replicate(weight: NDArray[Any], num_replicas: int) -> NDArray[np.int64]:
+    """Choose the expert of every replica so that the largest replica load is least.
+
+    Parameters
+    ----------
+    weight
+        ``[rows, experts]`` loads, float32 or float64; the arithmetic stays in that type.
+    num_replicas
+        Replicas per row, at least ``experts``.
+
+    Returns
+    -------
+    ndarray
+        ``[rows, num_replicas]`` expert of every replica: first one copy of each in order, then
+        the extra copies in the order in which they were granted.
+
+    Notes
+    -----
+    Giving the next copy to the expert with the largest load per copy (ties: lowest id) minimises
+    the largest replica load: an optimal plan must split that expert as often, or keep a replica
+    at least as hot. O(rows * (experts + redundant * log experts)). Step 2 of DeepSeek's EPLB,
+    https://github.com/deepseek-ai/EPLB.
+    """
+    replicas = np.empty((weight.shape[0], num_replicas), dtype=np.int64)
+    _replicate(np.ascontiguousarray(weight), replicas)
+    return replicas
+
+
+@njit(cache=True, nogil=True)
+def _hotter(heat, a, b):  # type: ignore[no-untyped-def]
+    """Whether expert ``a`` comes before ``b`` in the heap: hotter, or as hot with a lower id."""
+    return heat[a] > heat[b] or (heat[a] == heat[b] and a < b)
+
+
+@njit(cache=True, nogil=True)
+def _sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
+    """Restore the heap below ``root``."""
+    size = heap.size
+    item = heap[root]
+    while True:
+        child = 2 * root + 1
+        if child >= size:
+            break
+        if child + 1 < size and _hotter(heat, heap[child + 1], heap[child]):
+            child += 1
+        if not _hotter(heat, heap[child], item):
+            break
+        heap[root] = heap[child]
+        root = child
+    heap[root] = item
+
+
+@njit(cache=True, nogil=True)
+def _replicate(weight, replicas):  # type: ignore[no-untyped-def]
+    """Fill ``replicas`` row by row with a max-heap of load per copy."""
+    rows, experts = weight.shape
+    copies = np.empty(experts, dtype=weight.dtype)
+    for row in range(rows):
+        heat = weight[row].copy()
+        copies[:] = 1
+        heap = np.arange(experts)
+        for root in range(experts // 2 - 1, -1, -1):
+            _sift_down(heap, heat, root)
+        for replica in range(experts):
+            replicas[row, replica] = replica
+        for replica in range(experts, replicas.shape[1]):
+            expert = heap[0]
+            replicas[row, replica] = expert
+            copies[expert] += 1
+            heat[expert] = weight[row, expert] / copies[expert]
+            _sift_down(heap, heat, 0)

@@ -1,0 +1,102 @@
+"""The one evaluator: every number about a placement is computed here, for every method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.errors import InputError
+from moeopt.load import LoadMatrix, as_load
+from moeopt.placement import Placement
+
+Floats = NDArray[np.float64]
+
+FLOAT_SLACK = 1e-9
+"""Relative slack when two floating-point sums of the same loads are compared."""
+
+
+def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
+    """Load of every GPU, ``[layers, gpus]``, in tokens.
+
+    Every copy of an expert serves an equal share of its tokens (an assumption: engines pick a
+    copy at random or round-robin). O(layers * slots).
+
+    Raises
+    ------
+    InputError
+        If loads and placement differ in layers or experts.
+    """
+    load = as_load(load)
+    if (load.num_layers, load.num_experts) != (placement.num_layers, placement.num_experts):
+        raise InputError(
+            f"load is {load.num_layers} layers x {load.num_experts} experts, "
+            f"placement is {placement.num_layers} x {placement.num_experts}"
+        )
+    share = load.values / np.maximum(placement.replica_count, 1)
+    slot_load = np.take_along_axis(share, np.maximum(placement.phy2log, 0), axis=1)
+    slot_load[placement.phy2log < 0] = 0.0
+    return slot_load.reshape(placement.num_layers, placement.num_gpus, -1).sum(axis=2)
+
+
+def makespan(gpu_load: Floats) -> Floats:
+    """Load of the fullest GPU, ``[layers]``: it sets the pace of the layer."""
+    return gpu_load.max(axis=-1)
+
+
+def mean_load(gpu_load: Floats) -> Floats:
+    """Mean load of the GPUs, ``[layers]``."""
+    return gpu_load.mean(axis=-1)
+
+
+def imbalance(gpu_load: Floats) -> Floats:
+    """max / mean GPU load, ``[layers]``, >= 1; 1 for a layer without load."""
+    mean = mean_load(gpu_load)
+    return np.divide(makespan(gpu_load), mean, out=np.ones_like(mean), where=mean > 0)
+
+
+def balancedness(gpu_load: Floats) -> Floats:
+    """mean / max GPU load, ``[layers]``, in (0, 1]; 1 for a layer without load."""
+    return 1.0 / imbalance(gpu_load)
+
+
+def normalised(gpu_load: Floats) -> Floats:
+    """Share of the layer's load on every GPU, ``[layers, gpus]``; 1/gpus is ideal."""
+    total = gpu_load.sum(axis=-1, keepdims=True)
+    ideal = np.full_like(gpu_load, 1.0 / gpu_load.shape[-1])
+    return np.divide(gpu_load, total, out=ideal, where=total > 0)
+
+
+def sigma(gpu_load: Floats) -> float:
+    """Standard deviation of the normalised GPU loads over all layers and GPUs."""
+    return float(normalised(gpu_load).std())
+
+
+def moves(reference: Placement, placement: Placement) -> NDArray[np.int64]:
+    """Copies that ``placement`` puts on a GPU that does not hold them yet, ``[layers]``.
+
+    The multiset difference per GPU: a second copy of an expert on the same GPU counts.
+    """
+    new, old = placement.copies, reference.copies
+    if new.shape != old.shape:
+        raise InputError(
+            f"placements must agree in layers, GPUs and experts: {new.shape} against {old.shape} [layers, gpus, experts]"
+        )
+    return np.maximum(new - old, 0).sum(axis=(1, 2))
+
+
+def gap(makespan: Any, lower_bound: Any) -> Floats:
+    """``makespan / lower_bound - 1``: at most this far above the best possible.
+
+    0 where both are zero (or equal up to float rounding), NaN where either is unknown.
+    """
+    makespan, lower_bound = np.asarray(makespan, dtype=float), np.asarray(lower_bound, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.where(makespan == lower_bound, 0.0, makespan / lower_bound - 1.0)
+    return np.where(np.abs(value) < FLOAT_SLACK, 0.0, value)
+
+
+def step_gap(makespan: Any, lower_bound: Any) -> float:
+    """Gap of the sums over layers: layers run one after another, so this is the step's loss."""
+    return float(gap(np.sum(makespan), np.sum(lower_bound)))

@@ -1,0 +1,119 @@
+"""Placement: which expert sits in which slot, and the views derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt._arrays import ArrayFields, exact_integers, frozen, layer_indices, to_numpy
+from moeopt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Placement(ArrayFields):
+    """A map from slots to experts, ``phy2log [layers, slots]``.
+
+    Parameters
+    ----------
+    phy2log
+        ``[layers, slots]`` (or ``[slots]``, one layer): the expert in every slot, -1 = empty.
+        The slots of GPU ``g`` are ``[g*slots_per_gpu, (g+1)*slots_per_gpu)``.
+    num_experts, num_gpus
+        Experts per layer and GPUs; the number of slots must be a multiple of the latter.
+
+    Raises
+    ------
+    InputError
+        For a wrong shape or an expert id outside ``[-1, num_experts)``. Whether the placement is
+        feasible is a question for ``PlacementProblem.check``.
+    """
+
+    phy2log: NDArray[np.int64]
+    num_experts: int
+    num_gpus: int
+
+    def __post_init__(self) -> None:
+        array = np.atleast_2d(exact_integers("phy2log", to_numpy("phy2log", self.phy2log)))
+        if array.ndim != 2 or array.size == 0:
+            raise InputError(f"phy2log must be [layers, slots] and not empty, got shape {array.shape}")
+        for name in ("num_experts", "num_gpus"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if array.shape[1] % self.num_gpus:
+            raise InputError(f"num_slots={array.shape[1]} is not a multiple of num_gpus={self.num_gpus}")
+        bad = (array < -1) | (array >= self.num_experts)
+        if bad.any():
+            layer, slot = (int(i) for i in np.argwhere(bad)[0])
+            raise InputError(
+                f"phy2log must hold expert ids in [-1, {self.num_experts}), "
+                f"got {array[layer, slot]} at layer {layer}, slot {slot}"
+            )
+        object.__setattr__(self, "phy2log", frozen(array))
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.phy2log.shape[0])
+
+    @property
+    def num_slots(self) -> int:
+        return int(self.phy2log.shape[1])
+
+    @property
+    def slots_per_gpu(self) -> int:
+        return self.num_slots // self.num_gpus
+
+    @cached_property
+    def by_gpu(self) -> NDArray[np.int64]:
+        """``[layers, gpus, slots_per_gpu]`` view of ``phy2log``."""
+        return self.phy2log.reshape(self.num_layers, self.num_gpus, self.slots_per_gpu)
+
+    @cached_property
+    def replica_count(self) -> NDArray[np.int64]:
+        """``[layers, experts]`` copies of every expert. O(layers * slots)."""
+        return _count(self.phy2log, self.num_experts)
+
+    @cached_property
+    def copies(self) -> NDArray[np.int64]:
+        """``[layers, gpus, experts]`` copies of every expert on every GPU."""
+        rows = self.phy2log.reshape(self.num_layers * self.num_gpus, self.slots_per_gpu)
+        counts = _count(rows, self.num_experts)
+        return frozen(counts.reshape(self.num_layers, self.num_gpus, self.num_experts))
+
+    @cached_property
+    def log2phy(self) -> NDArray[np.int64]:
+        """``[layers, experts, max replicas]`` slots of every expert in rising order, padded with -1."""
+        table = np.full((self.num_layers, self.num_experts, int(self.replica_count.max())), -1, dtype=np.int64)
+        order = np.argsort(self.phy2log, axis=1, kind="stable")
+        experts = np.take_along_axis(self.phy2log, order, axis=1)
+        first = np.cumsum(self.replica_count, axis=1) - self.replica_count
+        empty = self.num_slots - self.replica_count.sum(axis=1)
+        layers = np.broadcast_to(np.arange(self.num_layers)[:, None], experts.shape)
+        filled = experts >= 0
+        start = np.take_along_axis(first, np.maximum(experts, 0), axis=1) + empty[:, None]
+        rank = np.arange(self.num_slots)[None, :] - start
+        table[layers[filled], experts[filled], rank[filled]] = order[filled]
+        table.setflags(write=False)
+        return table
+
+    def __len__(self) -> int:
+        return self.num_layers
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Placement:
+        return Placement(self.phy2log[layer_indices(index, self.num_layers)], self.num_experts, self.num_gpus)
+
+
+def as_placement(values: Any, num_experts: int, num_gpus: int) -> Placement:
+    """Return a Placement, or ``phy2log`` given as list, numpy array or torch tensor, as a Placement."""
+    return values if isinstance(values, Placement) else Placement(values, num_experts, num_gpus)
+
+
+def _count(rows: NDArray[np.int64], num_experts: int) -> NDArray[np.int64]:
+    offset = np.arange(len(rows))[:, None] * (num_experts + 1) + 1
+    flat = np.bincount((rows + offset).ravel(), minlength=len(rows) * (num_experts + 1))
+    counts = flat.reshape(len(rows), num_experts + 1)[:, 1:].astype(np.int64)
+    return frozen(counts)

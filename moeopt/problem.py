@@ -1,0 +1,236 @@
+"""PlacementProblem: loads, GPUs, slots and the rules a placement must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt import metrics
+from moeopt._arrays import ArrayFields, frozen, layer_indices, to_numpy
+from moeopt.errors import InputError, PlacementError
+from moeopt.load import LoadMatrix, as_load
+from moeopt.placement import Placement, as_placement
+
+
+@dataclass(frozen=True, eq=False)
+class PlacementProblem(ArrayFields):
+    """Place every expert of every layer on GPUs so that the fullest GPU has the least load.
+
+    Layers are independent. All variants are carried by this one type (see ``docs/problem.md``):
+    partition, replicated, hierarchical, move-limited, fewest moves, and the two switches.
+
+    Parameters
+    ----------
+    load
+        ``[layers, experts]`` loads: LoadMatrix, trace, list, numpy array or torch tensor.
+    num_gpus
+        GPUs (expert-parallel ranks).
+    num_slots
+        Slots on all GPUs together, a multiple of ``num_gpus`` and at least ``num_experts``;
+        one per expert by default.
+    num_nodes, num_groups
+        Where both exceed 1 the problem is hierarchical: experts form ``num_groups`` groups of
+        consecutive ids, every group lives wholly on one node, each node hosts equally many.
+    allow_colocated
+        Whether one GPU may hold two copies of one expert.
+    allow_empty_slots
+        Whether slots may stay empty.
+    reference
+        The placement in force now (Placement or ``[layers, slots]``), from which moves are counted.
+    max_moves
+        At most this many moves in every layer; needs ``reference``.
+    max_makespan
+        Ceiling for the makespan, a number or ``[layers]``. With it the objective turns round:
+        fewest moves from ``reference`` such that no GPU exceeds the ceiling.
+
+    Raises
+    ------
+    InputError
+        Names the argument, the rule it breaks and its value.
+
+    Examples
+    --------
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2)
+    >>> problem.num_layers, problem.slots_per_gpu, problem.num_redundant
+    (1, 2, 0)
+    """
+
+    load: LoadMatrix
+    num_gpus: int
+    num_slots: int | None = None
+    num_nodes: int = 1
+    num_groups: int = 1
+    allow_colocated: bool = True
+    allow_empty_slots: bool = False
+    reference: Placement | None = None
+    max_moves: int | None = None
+    max_makespan: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "load", as_load(self.load))
+        if self.num_slots is None:
+            object.__setattr__(self, "num_slots", self.load.num_experts)
+        for name in ("num_gpus", "num_slots", "num_nodes", "num_groups"):
+            object.__setattr__(self, name, _integer(name, getattr(self, name), minimum=1))
+        self._check_shape()
+        self._check_moves()
+
+    def _check_shape(self) -> None:
+        experts = self.num_experts
+        _multiple("num_slots", self.slots, "num_gpus", self.num_gpus)
+        _multiple("num_gpus", self.num_gpus, "num_nodes", self.num_nodes)
+        _multiple("num_experts", experts, "num_groups", self.num_groups)
+        if self.hierarchical:
+            _multiple("num_groups", self.num_groups, "num_nodes", self.num_nodes)
+        if self.slots < experts:
+            raise InputError(
+                f"num_slots={self.slots} is below num_experts={experts}: every expert needs a slot; "
+                f"the smallest that fits is {-(-experts // self.num_gpus) * self.num_gpus}"
+            )
+        distinct = experts // self.num_nodes if self.hierarchical else experts
+        if not self.allow_colocated and not self.allow_empty_slots and self.slots_per_gpu > distinct:
+            raise InputError(
+                f"allow_colocated=False with {self.slots_per_gpu} slots per GPU needs as many different "
+                f"experts, but a GPU can host only {distinct}; allow empty slots or lower num_slots"
+            )
+
+    def _check_moves(self) -> None:
+        if self.reference is not None:
+            reference = as_placement(self.reference, self.num_experts, self.num_gpus)
+            object.__setattr__(self, "reference", reference)
+            for name in ("num_layers", "num_experts", "num_gpus"):
+                if getattr(reference, name) != getattr(self, name):
+                    raise InputError(
+                        f"reference has {name}={getattr(reference, name)}, the problem has {getattr(self, name)}"
+                    )
+        for name in ("max_moves", "max_makespan"):
+            if getattr(self, name) is not None and self.reference is None:
+                raise InputError(f"{name} needs a reference placement to count moves from")
+        if self.max_moves is not None:
+            object.__setattr__(self, "max_moves", _integer("max_moves", self.max_moves, minimum=0))
+        if self.max_makespan is not None:
+            if self.max_moves is not None:
+                raise InputError("max_moves and max_makespan exclude each other: one is limited, one minimised")
+            ceiling = to_numpy("max_makespan", self.max_makespan).astype(float)
+            if ceiling.ndim > 1 or ceiling.size not in (1, self.num_layers):
+                raise InputError(f"max_makespan must be a number or [{self.num_layers}], got shape {ceiling.shape}")
+            if not np.all(np.isfinite(ceiling) & (ceiling >= 0)):
+                raise InputError(f"max_makespan must be finite and >= 0, got {self.max_makespan}")
+            object.__setattr__(self, "max_makespan", frozen(np.broadcast_to(ceiling, (self.num_layers,))))
+
+    @property
+    def num_layers(self) -> int:
+        return self.load.num_layers
+
+    @property
+    def num_experts(self) -> int:
+        return self.load.num_experts
+
+    @property
+    def slots(self) -> int:
+        """``num_slots`` as resolved at construction, typed as the integer it is."""
+        assert self.num_slots is not None
+        return self.num_slots
+
+    @property
+    def slots_per_gpu(self) -> int:
+        return self.slots // self.num_gpus
+
+    @property
+    def num_redundant(self) -> int:
+        return self.slots - self.num_experts
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether nodes and groups constrain the placement."""
+        return self.num_nodes > 1 and self.num_groups > 1
+
+    @property
+    def objective(self) -> str:
+        """``"makespan"``, or ``"moves"`` where ``max_makespan`` is given."""
+        return "makespan" if self.max_makespan is None else "moves"
+
+    @property
+    def max_replicas(self) -> int:
+        """The most copies any feasible placement can give one expert."""
+        nodes = self.num_nodes if self.hierarchical else 1
+        most = (self.slots - self.num_experts) // nodes + 1
+        return most if self.allow_colocated else min(most, self.num_gpus // nodes)
+
+    @property
+    def group_of_expert(self) -> NDArray[np.intp]:
+        """``[experts]`` group of every expert."""
+        return np.arange(self.num_experts) // (self.num_experts // self.num_groups)
+
+    @property
+    def node_of_gpu(self) -> NDArray[np.intp]:
+        """``[gpus]`` node of every GPU."""
+        return np.arange(self.num_gpus) // (self.num_gpus // self.num_nodes)
+
+    def __len__(self) -> int:
+        return self.num_layers
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> PlacementProblem:
+        rows = layer_indices(index, self.num_layers)
+        return replace(
+            self,
+            load=self.load[rows],
+            reference=None if self.reference is None else self.reference[rows],
+            max_makespan=None if self.max_makespan is None else self.max_makespan[rows],
+        )
+
+    def check(self, placement: Placement) -> None:
+        """Raise PlacementError unless ``placement`` keeps every rule of this problem.
+
+        The message names the layer (the trace's own id), the rule and the numbers.
+        O(layers * gpus * experts).
+        """
+        for name in ("num_layers", "num_experts", "num_gpus", "num_slots"):
+            if getattr(placement, name) != getattr(self, name):
+                raise PlacementError(f"placement has {name}={getattr(placement, name)}, not {getattr(self, name)}")
+        self._refuse(placement.replica_count < 1, "expert {1} has no slot")
+        if not self.allow_empty_slots:
+            self._refuse(placement.phy2log < 0, "slot {1} is empty, and allow_empty_slots=False")
+        if not self.allow_colocated:
+            self._refuse(placement.copies > 1, "GPU {1} holds expert {2} twice, and allow_colocated=False")
+        if self.hierarchical:
+            self._check_groups(placement)
+        if self.max_moves is not None:
+            assert self.reference is not None
+            moves = metrics.moves(self.reference, placement)
+            self._refuse(moves > self.max_moves, f"moves exceed max_moves={self.max_moves}", moves)
+        if self.max_makespan is not None:
+            makespan = metrics.makespan(metrics.gpu_load(self.load, placement))
+            over = makespan > self.max_makespan * (1 + metrics.FLOAT_SLACK)
+            self._refuse(over, "makespan exceeds max_makespan", makespan)
+
+    def _check_groups(self, placement: Placement) -> None:
+        per_node = placement.copies.reshape(self.num_layers, self.num_nodes, -1, self.num_experts).sum(axis=2)
+        hosts = per_node.reshape(self.num_layers, self.num_nodes, self.num_groups, -1).any(axis=3)
+        self._refuse(hosts.sum(axis=1) != 1, "group {1} is spread over several nodes")
+        share = self.num_groups // self.num_nodes
+        self._refuse(hosts.sum(axis=2) != share, f"node {{1}} does not host exactly {share} groups")
+
+    def _refuse(self, bad: NDArray[np.bool_], rule: str, values: NDArray[Any] | None = None) -> None:
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            numbers = "" if values is None else f" ({values[where]})"
+            raise PlacementError(f"layer {self.load.layer_ids[where[0]]}: {rule.format(*where)}{numbers}")
+
+
+def _integer(name: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} must be an integer, got {value!r}")
+    number = int(value)
+    if number < minimum:
+        raise InputError(f"{name} must be >= {minimum}, got {number}")
+    return number
+
+
+def _multiple(name: str, value: int, of: str, divisor: int) -> None:
+    if value % divisor:
+        raise InputError(f"{name}={value} is not a multiple of {of}={divisor}")
