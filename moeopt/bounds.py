@@ -169,12 +169,9 @@ def _down(value: Floats, terms: int, problem: PlacementProblem | None) -> Floats
 
 
 def _min_max_replica(values: NDArray[np.int64] | Floats, num_replicas: int) -> Floats:
-    weight = values.astype(float)
-    replicas = replicate(weight, num_replicas)
-    rows, experts = weight.shape
-    offset = replicas + np.arange(rows)[:, None] * experts
-    counts = np.bincount(offset.ravel(), minlength=rows * experts).reshape(rows, experts)
-    hottest = (weight / counts).max(axis=1)
+    _, share = replicate(values.astype(float), num_replicas)
+    hottest = share.max(axis=1)
+    experts = values.shape[1]
     return hottest if num_replicas == experts else np.nextafter(hottest, 0)
 
 

@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-def replicate(weight: NDArray[Any], num_replicas: int) -> NDArray[np.int64]:
+def replicate(weight: NDArray[Any], num_replicas: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Choose the expert of every replica so that the largest replica load is least.
 
     Parameters
@@ -21,9 +21,9 @@ def replicate(weight: NDArray[Any], num_replicas: int) -> NDArray[np.int64]:
 
     Returns
     -------
-    ndarray
-        ``[rows, num_replicas]`` expert of every replica: first one copy of each in order, then
-        the extra copies in the order in which they were granted.
+    expert, share
+        ``[rows, num_replicas]`` expert of every replica (first one copy of each in order, then
+        the extra copies in the order in which they were granted), and the load it carries.
 
     Notes
     -----
@@ -32,9 +32,10 @@ def replicate(weight: NDArray[Any], num_replicas: int) -> NDArray[np.int64]:
     at least as hot. O(rows * (experts + redundant * log experts)). Step 2 of DeepSeek's EPLB,
     https://github.com/deepseek-ai/EPLB.
     """
-    replicas = np.empty((weight.shape[0], num_replicas), dtype=np.int64)
-    _replicate(np.ascontiguousarray(weight), replicas)
-    return replicas
+    expert = np.empty((weight.shape[0], num_replicas), dtype=np.int64)
+    share = np.empty(expert.shape, dtype=weight.dtype)
+    _replicate(np.ascontiguousarray(weight), expert, share)
+    return expert, share
 
 
 @njit(cache=True, nogil=True)
@@ -62,21 +63,25 @@ def _sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _replicate(weight, replicas):  # type: ignore[no-untyped-def]
-    """Fill ``replicas`` row by row with a max-heap of load per copy."""
+def _replicate(weight, replicas, share):  # type: ignore[no-untyped-def]
+    """Fill ``replicas`` and ``share`` row by row with a max-heap of load per copy."""
     rows, experts = weight.shape
     copies = np.empty(experts, dtype=weight.dtype)
+    heap = np.empty(experts, dtype=np.int64)
     for row in range(rows):
         heat = weight[row].copy()
         copies[:] = 1
-        heap = np.arange(experts)
-        for root in range(experts // 2 - 1, -1, -1):
-            _sift_down(heap, heat, root)
-        for replica in range(experts):
-            replicas[row, replica] = replica
+        for expert in range(experts):
+            heap[expert] = expert
+            replicas[row, expert] = expert
+        if replicas.shape[1] > experts:
+            for root in range(experts // 2 - 1, -1, -1):
+                _sift_down(heap, heat, root)
         for replica in range(experts, replicas.shape[1]):
             expert = heap[0]
             replicas[row, replica] = expert
             copies[expert] += 1
             heat[expert] = weight[row, expert] / copies[expert]
             _sift_down(heap, heat, 0)
+        for replica in range(replicas.shape[1]):
+            share[row, replica] = heat[replicas[row, replica]]
