@@ -51,7 +51,7 @@ class LoadMatrix(ArrayFields):
             raise InputError(f"load must be [layers, experts] and not empty, got shape {array.shape}")
         _refuse_first(array, ~np.isfinite(array), "finite")
         _refuse_first(array, array < 0, ">= 0")
-        array = exact_integers("load", array) if array.dtype.kind in "bui" else array.astype(float)
+        array = exact_integers("load", array) if array.dtype.kind in "bui" else array.astype(float) + 0.0  # no -0.0
         if float(array.sum(axis=1, dtype=float).max()) > _MAX_TOTAL:
             raise InputError("load must total at most 2**53 tokens in every layer")
         object.__setattr__(self, "values", frozen(array))

@@ -1,0 +1,115 @@
+"""EPLB, DeepSeek's expert-parallel load balancer: greedy replication, then balanced packing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from moeopt.balancers.staged import staged_placement
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+
+
+def eplb(problem: PlacementProblem) -> Placement:
+    """DeepSeek's EPLB: global, or hierarchical where the problem has nodes and groups.
+
+    Groups are packed onto nodes, redundant slots go greedily to the hottest replicas inside every
+    node, replicas are packed onto GPUs. The arithmetic is float32 as in the original, so loads
+    above 2**24 are rounded; equal loads keep the lower index first (the original leaves ties to
+    an unstable sort).
+
+    Packing is LPT with equal item counts; for a partition its makespan stays within
+    ``4/3 - 1/(3m)`` of the optimum in every case ever searched, and reaches that ratio.
+    O(layers * slots * (log slots + log GPUs)).
+
+    References
+    ----------
+    .. [1] DeepSeek-AI, "Expert Parallelism Load Balancer", https://github.com/deepseek-ai/EPLB
+    .. [2] R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
+       (1969), doi 10.1137/0117039
+    """
+    return staged_placement(problem, problem.load.values.astype(np.float32), balanced_packing)
+
+
+def balanced_packing(weight: NDArray[np.float32], num_packs: int) -> NDArray[np.int64]:
+    """Pack items into packs of equal item count: heaviest first, into the lightest open pack.
+
+    Parameters
+    ----------
+    weight
+        ``[rows, items]`` float32 weights >= 0; ``items`` is a multiple of ``num_packs``.
+
+    Returns
+    -------
+    ndarray
+        ``[rows, items]`` slot of every item; pack ``p`` owns ``items/num_packs`` slots in a row,
+        filled in the order of packing. One item per pack is the identity, as in the original.
+    """
+    rows, items = weight.shape
+    slot = np.empty((rows, items), dtype=np.int64)
+    if items == num_packs:
+        slot[:] = np.arange(items)
+        return slot
+    _pack(np.sort(_falling_keys(weight), axis=1), weight, num_packs, slot)
+    return slot
+
+
+def _falling_keys(weight: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Integers that sort like falling weights with ties by index; the index is the low half.
+
+    The bits of non-negative floats rise with their values, so one vectorised integer sort
+    replaces a stable argsort.
+    """
+    bits = np.ascontiguousarray(weight).view(np.uint32).astype(np.uint64)
+    keys: NDArray[np.uint64] = ((np.uint64(0xFFFFFFFF) - bits) << np.uint64(32)) | np.arange(
+        weight.shape[1], dtype=np.uint64
+    )
+    return keys
+
+
+@njit(cache=True, nogil=True)
+def _lighter(pack_weight, a, b):  # type: ignore[no-untyped-def]
+    """Whether pack ``a`` comes before ``b`` in the heap: lighter, or as light with a lower id."""
+    return pack_weight[a] < pack_weight[b] or (pack_weight[a] == pack_weight[b] and a < b)
+
+
+@njit(cache=True, nogil=True)
+def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
+    """LPT into packs of equal count, the open packs in a min-heap."""
+    rows, items = keys.shape
+    per_pack = items // num_packs
+    pack_weight = np.empty(num_packs, dtype=weight.dtype)
+    filled = np.empty(num_packs, dtype=np.int64)
+    heap = np.empty(num_packs, dtype=np.int64)
+    for row in range(rows):
+        pack_weight[:] = 0
+        filled[:] = 0
+        for pack in range(num_packs):
+            heap[pack] = pack
+        open_packs = num_packs
+        for position in range(items):
+            item = np.int64(keys[row, position] & np.uint64(0xFFFFFFFF))
+            pack = heap[0]
+            slot[row, item] = pack * per_pack + filled[pack]
+            pack_weight[pack] += weight[row, item]
+            filled[pack] += 1
+            if filled[pack] == per_pack:
+                open_packs -= 1
+                pack = heap[open_packs]
+            root = 0
+            while True:
+                child = 2 * root + 1
+                if child >= open_packs:
+                    break
+                if child + 1 < open_packs and _lighter(pack_weight, heap[child + 1], heap[child]):
+                    child += 1
+                if not _lighter(pack_weight, heap[child], pack):
+                    break
+                heap[root] = heap[child]
+                root = child
+            heap[root] = pack
+
+

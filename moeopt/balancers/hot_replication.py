@@ -1,0 +1,41 @@
+"""Simple replication: a copy of the hottest experts on every GPU, nothing else moves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeopt.errors import UnsupportedError
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+
+
+def hot_replication(problem: PlacementProblem) -> Placement:
+    """Copy the ``k`` hottest experts to every GPU, ``k = slots_per_gpu - experts / GPUs``.
+
+    Every other expert stays at its home in the contiguous layout. The home GPU of a hot expert
+    needs no second copy, so a spare slot there stays empty. Equal loads: lower id first.
+    O(layers * (experts log experts + slots)).
+
+    Raises
+    ------
+    UnsupportedError
+        If experts do not divide evenly over GPUs, slots may not stay empty although ``k > 0``,
+        or groups must stay on their node.
+    """
+    gpus, experts = problem.num_gpus, problem.num_experts
+    if experts % gpus:
+        raise UnsupportedError(f"hot_replication needs num_experts={experts} to be a multiple of num_gpus={gpus}")
+    home_size = experts // gpus
+    hot = problem.slots_per_gpu - home_size
+    if hot and problem.hierarchical:
+        raise UnsupportedError("hot_replication copies experts to every node; expert groups must stay on one")
+    if hot and gpus > 1 and not problem.allow_empty_slots:
+        raise UnsupportedError("hot_replication leaves slots empty, and allow_empty_slots=False")
+    if hot > experts:
+        raise UnsupportedError(f"hot_replication has {hot} spare slots per GPU for only {experts} experts")
+    by_gpu = np.empty((problem.num_layers, gpus, problem.slots_per_gpu), dtype=np.int64)
+    by_gpu[:, :, :home_size] = np.arange(experts).reshape(gpus, home_size)
+    hottest = np.argsort(-problem.load.values, axis=1, kind="stable")[:, :hot]
+    at_home = hottest[:, None, :] // home_size == np.arange(gpus)[None, :, None]
+    by_gpu[:, :, home_size:] = np.where(at_home, -1, hottest[:, None, :])
+    return Placement(by_gpu.reshape(problem.num_layers, -1), experts, gpus)

@@ -1,0 +1,103 @@
+"""Drop-in for DeepSeek's EPLB: torch in, the same three tensors out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+
+from moeopt.balancers.eplb import balanced_packing
+from moeopt.balancers.staged import place_in_stages
+from moeopt.errors import InputError
+from moeopt.problem import PlacementProblem
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rebalance_experts(
+    weight: Any,
+    num_replicas: int,
+    num_groups: int,
+    num_nodes: int,
+    num_gpus: int | None = None,
+    enable_hierarchical: bool | None = None,
+    *,
+    num_ranks: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Place and replicate experts exactly as ``deepseek-ai/EPLB`` does, hundreds of times as fast.
+
+    Slot by slot the same placement on loads without ties, float32 arithmetic included; equal
+    loads keep the lower index first, where the original leaves ties to an unstable sort.
+
+    Parameters
+    ----------
+    weight
+        ``[layers, experts]`` loads >= 0, torch tensor (any device and dtype) or array.
+    num_replicas
+        Slots in all (not per expert), a multiple of ``num_gpus``.
+    num_groups, num_nodes
+        The hierarchical policy applies where ``num_groups`` is a multiple of ``num_nodes``,
+        otherwise the global one, which ignores both.
+    num_gpus
+        GPUs, a multiple of ``num_nodes`` under the hierarchical policy.
+    enable_hierarchical
+        SGLang's switch: choose the policy instead of inferring it.
+    num_ranks
+        vLLM's name for ``num_gpus``; give one of the two.
+
+    Returns
+    -------
+    phy2log, log2phy, logcnt
+        int64 CPU tensors ``[layers, slots]``, ``[layers, experts, X]`` (padded with -1, the
+        copies of an expert in the order in which they were granted) and ``[layers, experts]``.
+
+    Raises
+    ------
+    InputError
+        Names the argument and the rule, where the original asserts or silently returns nonsense.
+    """
+    import torch
+
+    if (num_gpus is None) == (num_ranks is None):
+        raise InputError("rebalance_experts needs num_gpus (vLLM: num_ranks), one of the two")
+    gpus = num_gpus if num_gpus is not None else num_ranks
+    assert gpus is not None
+    tensor = torch.as_tensor(weight).detach().float().cpu()
+    if tensor.dim() != 2:
+        raise InputError(f"weight must be [layers, experts], got shape {tuple(tensor.shape)}")
+    if min(num_groups, num_nodes) < 1:
+        raise InputError(f"num_groups and num_nodes must be >= 1, got {num_groups} and {num_nodes}")
+    hierarchical = num_groups % num_nodes == 0 if enable_hierarchical is None else enable_hierarchical
+    groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
+    loads = tensor.numpy()
+    PlacementProblem(loads, gpus, num_replicas, nodes, groups)  # raises what is wrong with the arguments
+    if groups % nodes or num_replicas % nodes:
+        raise InputError(
+            f"the hierarchical policy needs num_groups={groups} and num_replicas={num_replicas} "
+            f"to be multiples of num_nodes={nodes}"
+        )
+    # torch's own summation order: group loads above 2**24 are rounded, and must round alike
+    group_load = tensor.unflatten(-1, (groups, -1)).sum(-1).numpy() if nodes > 1 else None
+    staged = place_in_stages(loads, num_replicas, gpus, balanced_packing, nodes, group_load)
+    count, log2phy = _replica_tables(staged.expert, staged.slot, loads.shape[1])
+    return torch.from_numpy(staged.phy2log), torch.from_numpy(log2phy), torch.from_numpy(count)
+
+
+@njit(cache=True, nogil=True)
+def _replica_tables(expert, slot, num_experts):  # type: ignore[no-untyped-def]
+    """Count the copies of every expert and list their slots in the order of granting."""
+    layers, replicas = expert.shape
+    count = np.zeros((layers, num_experts), dtype=np.int64)
+    for layer in range(layers):
+        for replica in range(replicas):
+            count[layer, expert[layer, replica]] += 1
+    log2phy = np.full((layers, num_experts, count.max()), -1, dtype=np.int64)
+    count[:] = 0
+    for layer in range(layers):
+        for replica in range(replicas):
+            item = expert[layer, replica]
+            log2phy[layer, item, count[layer, item]] = slot[layer, replica]
+            count[layer, item] += 1
+    return count, log2phy

@@ -1,0 +1,80 @@
+"""Plain, slow, obviously right versions of what the package does fast; written from the papers' words."""
+
+import torch
+
+
+def plain_pack(weight, num_packs):
+    """EPLB's balanced packing: heaviest first into the lightest pack that still has room."""
+    items = weight.shape[1]
+    per_pack = items // num_packs
+    pack = torch.zeros(weight.shape, dtype=torch.int64)
+    rank = torch.zeros(weight.shape, dtype=torch.int64)
+    for row in range(len(weight)):
+        if per_pack == 1:
+            pack[row] = torch.arange(items)
+            continue
+        filled, total = [0] * num_packs, [torch.tensor(0.0)] * num_packs
+        for item in torch.argsort(weight[row], descending=True, stable=True).tolist():
+            lightest = min((p for p in range(num_packs) if filled[p] < per_pack), key=lambda p: total[p])
+            pack[row, item], rank[row, item] = lightest, filled[lightest]
+            total[lightest] = total[lightest] + weight[row, item]
+            filled[lightest] += 1
+    return pack, rank
+
+
+def plain_replicate(weight, num_replicas):
+    """EPLB's greedy: the next copy goes to the expert with the largest load per copy."""
+    experts = weight.shape[1]
+    replicas = torch.arange(num_replicas).repeat(len(weight), 1)
+    rank = torch.zeros_like(replicas)
+    count = torch.ones(weight.shape, dtype=torch.int64)
+    for row in range(len(weight)):
+        for replica in range(experts, num_replicas):
+            hottest = int((weight[row] / count[row]).argmax())
+            replicas[row, replica] = hottest
+            rank[row, replica] = count[row, hottest]
+            count[row, hottest] += 1
+    return replicas, rank, count
+
+
+def plain_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
+    """EPLB layer by layer: groups to nodes, replicas inside nodes, replicas to GPUs."""
+    weight = torch.as_tensor(weight).float()
+    if num_groups % num_nodes:
+        num_groups = num_nodes = 1
+    layers, experts = weight.shape
+    group_size, per_node = experts // num_groups, num_replicas // num_nodes
+    per_gpu = num_replicas // num_gpus
+    phy2log = torch.zeros((layers, num_replicas), dtype=torch.int64)
+    ranks = torch.zeros_like(phy2log)
+    group_node, group_rank = plain_pack(weight.unflatten(1, (num_groups, group_size)).sum(-1), num_nodes)
+    for layer in range(layers):
+        for node in range(num_nodes):
+            groups = [g for g in range(num_groups) if group_node[layer, g] == node]
+            groups.sort(key=lambda g: int(group_rank[layer, g]))
+            members = torch.tensor([g * group_size + i for g in groups for i in range(group_size)])
+            local = weight[layer, members][None]
+            replicas, rank, count = plain_replicate(local, per_node)
+            gpu, place = plain_pack((local / count).gather(1, replicas), num_gpus // num_nodes)
+            slots = node * per_node + gpu[0] * per_gpu + place[0]
+            phy2log[layer, slots] = members[replicas[0]]
+            ranks[layer, slots] = rank[0]
+    count = torch.stack([torch.bincount(row, minlength=experts) for row in phy2log])
+    log2phy = torch.full((layers, experts, int(count.max())), -1, dtype=torch.int64)
+    for layer in range(layers):
+        for slot in range(num_replicas):
+            log2phy[layer, phy2log[layer, slot], ranks[layer, slot]] = slot
+    return phy2log, log2phy, count
+
+
+def plain_bldm(weights, num_packs):
+    """BLDM on one list of weights: packs as lists of item indices."""
+    order = sorted(range(len(weights)), key=lambda i: (-weights[i], i))
+    cut = range(0, len(order), num_packs)
+    parts = [[([i], weights[i]) for i in order[start : start + num_packs]] for start in cut]
+    while len(parts) > 1:
+        parts.sort(key=lambda part: -(part[0][1] - part[-1][1]))
+        first, second, *rest = parts
+        merged = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(first, reversed(second), strict=True)]
+        parts = [sorted(merged, key=lambda pack: -pack[1]), *rest]
+    return [sorted(pack[0]) for pack in parts[0]]
