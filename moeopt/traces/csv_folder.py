@@ -1,0 +1,80 @@
+"""The original notebook's recordings: a folder with one headerless CSV per layer.
+
+Row = forward pass, column = expert, layers in natural order of the file names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt._files import read_whole
+from moeopt.errors import InputError, TraceError
+from moeopt.traces.csv_matrix import parse_csv
+from moeopt.traces.matrix import refuse_column_numbers
+from moeopt.traces.trace import Trace, as_counts, tidy
+
+
+def read_csv_folder(folder: Path) -> Trace:
+    """Read every ``*.csv`` of ``folder`` as one layer.
+
+    Every row becomes a window where all layers have the same number of rows; otherwise rows
+    cannot be matched up and are summed to one window. Layer ids are the numbers in the file names
+    where exactly one number differs from file to file, else ``0..layers-1``.
+
+    Raises
+    ------
+    TraceError
+        Names file, line and column of what is not a count, or the file that does not fit the others.
+    """
+    files = sorted(_csv_files(folder), key=_natural)
+    if not files:
+        raise TraceError(f"{folder}: the folder holds no .csv file")
+    ids = layer_ids([file.stem for file in files])
+    layers = [_read_layer(file, layer) for file, layer in zip(files, ids, strict=True)]
+    for file, layer in zip(files, layers, strict=True):
+        if layer.shape[1] != layers[0].shape[1]:
+            raise TraceError(f"{file}: {layer.shape[1]} columns, but {files[0].name} has {layers[0].shape[1]}")
+    if len({len(layer) for layer in layers}) > 1:
+        layers = [layer.sum(axis=0, keepdims=True) for layer in layers]
+    try:
+        return tidy(np.stack(layers, axis=1), folder.resolve().name, ids)
+    except InputError as error:
+        raise TraceError(f"{folder}: {error}") from None
+
+
+def layer_ids(names: list[str]) -> tuple[int, ...]:
+    """Layer numbers of file ``names``: the one number that differs between all of them, else 0, 1, ..."""
+    numbers = [[int(number) for number in re.findall(r"\d+", name, re.ASCII)] for name in names]
+    if len({len(row) for row in numbers}) == 1:
+        distinct = [column for column in zip(*numbers, strict=True) if len(set(column)) == len(names)]
+        if len(distinct) == 1 and max(distinct[0]) < 2**31:
+            return distinct[0]
+    return tuple(range(len(names)))
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise TraceError(f"{folder}: cannot be read: {error.strerror}") from None
+    return [path for path in entries if path.suffix.lower() == ".csv" and not path.name.startswith(".")]
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.findall(r"\d+|\D+", path.name, re.ASCII)
+    return [(0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _read_layer(file: Path, layer: int) -> NDArray[Any]:
+    content = read_whole(file)
+    try:
+        rows = parse_csv(content, "forward pass")
+        refuse_column_numbers(rows)
+        return as_counts(rows[:, None], (layer,))[:, 0]
+    except InputError as error:
+        raise TraceError(f"{file}: layer {layer}: {error}") from None

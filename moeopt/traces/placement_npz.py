@@ -1,0 +1,35 @@
+"""A placement as ``.npz``: ``phy2log``, ``num_experts`` and ``num_gpus``."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt._files import write_whole
+from moeopt.errors import TraceError
+from moeopt.placement import Placement
+
+
+def write_placement_npz(path: str | os.PathLike[str], placement: Placement) -> Path:
+    """Write the placement with its numbers of experts and GPUs, compressed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        phy2log=placement.phy2log,
+        num_experts=np.int64(placement.num_experts),
+        num_gpus=np.int64(placement.num_gpus),
+    )
+    return write_whole(path, buffer.getvalue())
+
+
+def phy2log_from_npz(arrays: dict[str, NDArray[Any]], num_experts: int, num_gpus: int) -> NDArray[Any]:
+    """``phy2log`` of a ``.npz`` whose own numbers, where it has them, must be the ones asked for."""
+    for name, asked in (("num_experts", num_experts), ("num_gpus", num_gpus)):
+        if name in arrays and arrays[name].tolist() != asked:
+            raise TraceError(f"the file is for {name}={arrays[name].tolist()}, not {asked}")
+    return arrays["phy2log"]

@@ -1,0 +1,92 @@
+"""The way in: find a trace's format from its content and read it."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from moeopt._files import read_whole
+from moeopt.errors import InputError, TraceError
+from moeopt.traces import matrix, sglang
+from moeopt.traces.csv_folder import read_csv_folder
+from moeopt.traces.json_numbers import parse_json
+from moeopt.traces.trace import Trace, tidy
+
+
+def read_trace(path: str | os.PathLike[str]) -> Trace:
+    """Read recorded loads from a file or folder whose format is found from its content.
+
+    Parameters
+    ----------
+    path
+        A folder of per-layer CSVs; an SGLang ``.pt`` dump; JSON with ``logical_count`` or a bare
+        list; ``.npy``; ``.npz`` (``FILE:NAME`` picks one of several arrays); or a CSV matrix.
+        See ``docs/formats.md``.
+
+    Returns
+    -------
+    Trace
+        ``[windows, layers, experts]`` without the layers and windows that have no load at all.
+
+    Raises
+    ------
+    TraceError
+        Names the file and the layer (window) and column of what is wrong. Nothing that a file
+        carries is ever run.
+    """
+    file, name = _split_name(path)
+    if file.is_dir():
+        return read_csv_folder(file)
+    content = read_whole(file)
+    try:
+        kind = content_kind(content)
+        if name is not None and kind != "npz":
+            raise TraceError(f"only a .npz file has arrays to name, and {name!r} names one")
+        counts = matrix.pick_array(matrix.read_npz(content), name) if kind == "npz" else _READERS[kind](content)
+        return tidy(counts, file.stem if name is None else f"{file.stem}_{name}")
+    except InputError as error:
+        raise TraceError(f"{file}: {error}") from None
+
+
+_READERS: dict[str, Callable[[bytes], NDArray[Any]]] = {
+    "npy": matrix.read_npy,
+    "pt": lambda content: sglang.counts_from_pt(sglang.load_pt(content)),
+    "json": lambda content: sglang.counts_from_json(parse_json(content)),
+    "csv": matrix.read_csv_matrix,
+}
+
+
+def content_kind(content: bytes) -> str:
+    """``npy``, ``npz``, ``pt``, ``json`` or ``csv``, from the first bytes of a file."""
+    if content.startswith(b"\x93NUMPY"):
+        return "npy"
+    if content.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(BytesIO(content)) as archive:
+                names = archive.namelist()
+        except Exception as error:  # a broken or hostile file can fail anywhere in the parser
+            raise TraceError(f"a damaged or truncated archive (.pt or .npz): {error}") from None
+        return "pt" if any(name.endswith("data.pkl") for name in names) else "npz"
+    if content.startswith(b"\x80"):
+        return "pt"  # the format torch wrote before 1.6, or a bare pickle, which load_pt refuses
+    if content.startswith(b"\x1f\x8b"):
+        raise TraceError("gzip-compressed: unpack it first")
+    text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return "json" if text[:1] in (b"{", b"[") else "csv"
+
+
+def _split_name(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Take ``FILE:NAME`` apart; an existing file called ``FILE:NAME`` wins."""
+    file, _, name = os.fspath(path).rpartition(":")
+    try:
+        if file and name and not Path(path).exists() and Path(file).is_file():
+            return Path(file), name
+    except (OSError, ValueError):
+        pass  # an impossible file name: reading it gives the error
+    return Path(path), None

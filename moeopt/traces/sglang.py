@@ -1,0 +1,99 @@
+"""SGLang's expert statistics: the ``stat`` and ``per_pass`` dumps (``.pt``) and JSON ``logical_count``."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt._arrays import to_numpy
+from moeopt.errors import TraceError
+from moeopt.traces.json_numbers import number_array
+
+
+def load_pt(content: bytes) -> Any:
+    """Return what a ``.pt`` file holds: tensors and plain containers only, so that nothing in it runs."""
+    import torch  # heavy, and only this format needs it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken or hostile file can fail anywhere in the parser
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TraceError(f"not a .pt file of plain tensors (nothing in it was run): {reason[:200]}") from None
+
+
+def counts_from_pt(document: Any) -> NDArray[Any]:
+    """Counts of a ``stat`` or ``per_pass`` dump, or of a bare tensor, two- or three-dimensional."""
+    if isinstance(document, dict) and "logical_count" in document:
+        return as_array("logical_count", document["logical_count"])
+    if isinstance(document, dict) and "records" in document:
+        return _counts_from_records(document)
+    if hasattr(document, "detach"):
+        return as_array("the tensor", document)
+    raise TraceError(f"no logical_count and no records in the dump; it holds {keys_of(document)}")
+
+
+def counts_from_json(document: Any) -> NDArray[np.float64]:
+    """Counts of ``{"logical_count": [...]}`` or of a bare list, two- or three-dimensional."""
+    if isinstance(document, dict):
+        if "logical_count" not in document:
+            raise TraceError(f"no logical_count in the JSON; it holds {keys_of(document)}")
+        return number_array("logical_count", document["logical_count"])
+    return number_array("the list", document)
+
+
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """Numpy array of a tensor (or nested list) found in a dump."""
+    try:
+        return to_numpy(name, value)
+    except Exception as error:  # sparse, quantised and meta tensors each refuse in their own way
+        raise TraceError(f"{name} is not a plain array of numbers: {str(error)[:200]}") from None
+
+
+def keys_of(document: Any) -> str:
+    """What a document holds, for an error message."""
+    if not isinstance(document, dict):
+        return f"a {type(document).__name__}"
+    names = [str(key)[:40] for key in list(document)[:8]]
+    return ("the keys " + ", ".join(names) + (", ..." if len(document) > 8 else "")) if names else "nothing"
+
+
+def _counts_from_records(document: dict[Any, Any]) -> NDArray[Any]:
+    """Sum each forward pass's slot counts over the slots of an expert; one pass = one window.
+
+    The records of one pass (its ranks, and the halves of an overlapped batch) are added up.
+    """
+    records = document["records"]
+    if not isinstance(records, list | tuple) or not records:
+        raise TraceError("records is not a list with at least one record")
+    if "last_physical_to_logical_map" not in document:
+        raise TraceError("records need last_physical_to_logical_map to turn slots into experts")
+    phy2log = as_array("last_physical_to_logical_map", document["last_physical_to_logical_map"])
+    if phy2log.ndim != 2 or phy2log.size == 0 or phy2log.dtype.kind not in "iu" or phy2log.min() < 0:
+        raise TraceError("last_physical_to_logical_map must be [layers, slots] of expert ids")
+    passes: dict[Any, NDArray[Any]] = {}
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or "global_physical_count" not in record:
+            raise TraceError(f"record {number}: no global_physical_count")
+        counts = as_array("global_physical_count", record["global_physical_count"])
+        if counts.shape != phy2log.shape:
+            raise TraceError(f"record {number}: shape {counts.shape}, but the slot map has {phy2log.shape}")
+        if counts.dtype.kind not in "iuf":
+            raise TraceError(f"record {number}: counts must be numbers, got {counts.dtype}")
+        wide = counts.astype(np.float64 if counts.dtype.kind == "f" else np.int64)
+        key = record.get("forward_pass_id")
+        key = key if isinstance(key, int | str) else ("record", number)
+        passes[key] = passes[key] + wide if key in passes else wide
+    num_experts = int(phy2log.max()) + 1
+    if num_experts > phy2log.shape[1]:
+        raise TraceError(f"last_physical_to_logical_map names expert {num_experts - 1} with {phy2log.shape[1]} slots")
+    slots = np.stack(list(passes.values()))
+    logical = np.zeros((*slots.shape[:2], num_experts), dtype=slots.dtype)
+    for slot in range(slots.shape[2]):
+        logical[:, np.arange(len(phy2log)), phy2log[:, slot]] += slots[:, :, slot]
+    return logical

@@ -1,0 +1,149 @@
+"""Synthetic loads that look like DeepSeek-V3's: the default input, free of anybody's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.errors import InputError
+from moeopt.traces.trace import MAX_TOTAL, Trace
+
+TOP_K = 8
+"""Experts that every token visits in each layer."""
+
+NUM_GROUPS = 8
+"""Groups of consecutive experts that share popularity, since the router picks groups first."""
+
+_LOWER = 0.92  # the unpopular half spreads less than the popular one
+_TAIL_START = 1.0  # standard deviations above the median from where a layer's own tail stretches
+_SATURATION = 12.0  # a token visits an expert at most once, so popularity stops paying
+_DRIFT = 0.15  # standard deviation that log popularity drifts to in the long run
+_MEMORY = 0.8  # share of that drift that survives a window
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """What was read off recordings, at the relative depths ``_DEPTH``; see docs/results/generator.md."""
+
+    spread: tuple[float, ...]  # standard deviation of log popularity within a layer
+    tail: tuple[float, ...]  # mean extra slope of the hottest experts
+    jitter: float  # standard deviation of log spread between neighbouring layers
+    upper: float  # slope of the popular half
+    group_share: float  # share of the variance that the experts of a group have in common
+
+
+_DEPTH = (0.0, 0.08, 0.17, 0.30, 0.42, 0.60, 0.75, 0.88, 1.0)
+_PRESETS = {
+    "prefill": _Preset(
+        spread=(0.80, 0.64, 0.50, 0.56, 0.66, 0.76, 0.84, 0.76, 0.64),
+        tail=(0.15, 0.25, 0.50, 0.70, 0.35, 0.05, 0.05, 0.0, 0.0),
+        jitter=0.08,
+        upper=1.08,
+        group_share=0.28,
+    ),
+    "decode": _Preset(
+        spread=(0.80, 0.60, 0.45, 0.50, 0.62, 0.71, 0.78, 0.68, 0.52),
+        tail=(0.15, 0.10, 0.10, 0.20, 0.25, 0.20, 0.20, 0.20, 0.20),
+        jitter=0.08,
+        upper=1.10,
+        group_share=0.40,
+    ),
+}
+
+
+def generate(
+    preset: str = "prefill",
+    *,
+    num_layers: int = 58,
+    num_experts: int = 256,
+    tokens: int = 2**20,
+    num_windows: int = 1,
+    seed: int = 0,
+) -> Trace:
+    """Loads of a DeepSeek-V3-like model: ``[num_windows, num_layers, num_experts]`` counts.
+
+    Popularity of the experts of a layer is log-normal, with a part that the experts of a group
+    share, a spread that depends on depth, and a tail whose strength differs from layer to layer;
+    from window to window its logarithm drifts as a first-order autoregression. Counts are
+    multinomial: every layer of every window totals exactly ``8 * tokens``, and no expert receives
+    more than ``tokens``. ``docs/results/generator.md`` compares the result with recordings.
+    The same arguments give the same trace (for one version of numpy).
+    O(windows * layers * experts).
+
+    Parameters
+    ----------
+    preset
+        ``"prefill"`` (few very hot experts in the first half of the layers) or ``"decode"``.
+    num_layers, num_experts
+        Shape of the model; at least 8 experts.
+    tokens
+        Tokens per window.
+    num_windows
+        Windows in time order.
+    seed
+        Seed of the generator.
+
+    Raises
+    ------
+    InputError
+        For an unknown preset or a number out of range.
+
+    Examples
+    --------
+    >>> trace = generate("decode", num_layers=2, num_experts=16, tokens=100)
+    >>> trace.total().values.sum(axis=1).tolist()
+    [800, 800]
+    """
+    if preset not in _PRESETS:
+        raise InputError(f"preset must be one of {', '.join(_PRESETS)}, got {preset!r}")
+    minima = {"num_layers": 1, "num_experts": TOP_K, "tokens": 1, "num_windows": 1, "seed": 0}
+    given = dict(zip(minima, (num_layers, num_experts, tokens, num_windows, seed), strict=True))
+    for name, minimum in minima.items():
+        _check_integer(name, given[name], minimum)
+    if TOP_K * tokens * num_windows > MAX_TOTAL:
+        raise InputError(f"tokens={tokens} in num_windows={num_windows}: a layer may total at most 2**53")
+    rng = np.random.default_rng(seed)
+    popularity = _log_popularity(_PRESETS[preset], num_layers, num_experts, rng)
+    deviation = np.zeros_like(popularity)
+    windows = np.empty((num_windows, num_layers, num_experts), dtype=np.int64)
+    step = _DRIFT * np.sqrt(1 - _MEMORY**2)
+    for window in windows:
+        share = np.exp(popularity + deviation)
+        share /= share.sum(axis=1, keepdims=True)
+        window[:] = _counts(-np.expm1(-_SATURATION * share), tokens, rng)
+        deviation = _MEMORY * deviation + step * rng.standard_normal(popularity.shape)
+    return Trace(windows, source=f"synthetic_{preset}")
+
+
+def _log_popularity(preset: _Preset, num_layers: int, num_experts: int, rng: np.random.Generator) -> NDArray[Any]:
+    depth = np.linspace(0, 1, num_layers)
+    spread = np.interp(depth, _DEPTH, preset.spread) * np.exp(preset.jitter * rng.standard_normal(num_layers))
+    tail = np.interp(depth, _DEPTH, preset.tail) * rng.uniform(0, 2, size=num_layers)
+    group = np.arange(num_experts) * NUM_GROUPS // num_experts
+    own = rng.standard_normal((num_layers, num_experts))
+    shared = rng.standard_normal((num_layers, NUM_GROUPS))[:, group]
+    z = np.sqrt(1 - preset.group_share) * own + np.sqrt(preset.group_share) * shared
+    bent = np.where(z < 0, _LOWER, preset.upper) * z + tail[:, None] * np.maximum(z - _TAIL_START, 0)
+    return np.asarray(spread[:, None] * bent)
+
+
+def _counts(weight: NDArray[np.float64], tokens: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Multinomial counts per layer, no expert above ``tokens``: the surplus is dealt out again."""
+    counts = np.zeros(weight.shape, dtype=np.int64)
+    surplus = np.full(len(weight), TOP_K * tokens)
+    while surplus.any():  # every round but the last fills an expert up, so at most one round per expert
+        room = np.where(counts < tokens, weight, 0.0)
+        counts += rng.multinomial(surplus, room / room.sum(axis=1, keepdims=True))
+        surplus = np.maximum(counts - tokens, 0).sum(axis=1)
+        counts = np.minimum(counts, tokens)
+    return counts
+
+
+def _check_integer(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise InputError(f"{name} must be >= {minimum}, got {value}")
