@@ -1,0 +1,1 @@
+"""The gap report: settings in, studied problems, tables, figures and files out."""

@@ -1,0 +1,76 @@
+"""How far is every balancer from the best possible placement? ``python scripts/gap_report.py --help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+app = typer.Typer(add_completion=False)
+
+
+def gap_report(**options: Any) -> Any:
+    """Run ``moeopt.report.build.gap_report`` with all balancers and all solvers."""
+    # Imported late, so that --help is quick and Ctrl-C during the imports is caught below.
+    from moeopt.balancers import BALANCERS
+    from moeopt.report.build import gap_report
+    from solvers import SOLVERS
+
+    return gap_report(BALANCERS, SOLVERS, **options)
+
+
+@app.command()
+def parse(
+    trace: Annotated[list[str] | None, Option(help="Recorded loads, file or folder; repeatable. [default: a generated DeepSeek-V3-like trace]")] = None,
+    gpus: Annotated[str | None, Option(help="List of GPU numbers, e.g. 8,16.")] = None,
+    slots: Annotated[str | None, Option(help="List of slot numbers (all GPUs together); every combination that divides is run.")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    methods: Annotated[str | None, Option(help="List of methods. [default: all balancers and one exact method]")] = None,
+    layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
+    time_limit: Annotated[float | None, Option(help="Seconds per layer for exact methods. [default: 2, and at most 12 a setting]")] = None,
+    jobs: Annotated[int, Option(help="Layers solved at the same time.")] = 1,
+    repeats: Annotated[int, Option(help="Timed calls of every balancer.")] = 5,
+    reference: Annotated[str | None, Option(help="Placement file to count moves from. [default: contiguous]")] = None,
+    seed: Annotated[int, Option(help="Seed of the generated trace and of the solvers.")] = 0,
+    out: Annotated[Path, Option(help="Folder for the report's files.")] = Path("report"),
+    quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+) -> None:  # fmt: skip
+    """Run every balancer beside exact methods and report the gap to a proven lower bound."""
+    from moeopt.report.settings import names, numbers
+
+    gap_report(
+        trace=trace or (), gpus=numbers("--gpus", gpus), slots=numbers("--slots", slots), nodes=nodes, groups=groups,
+        methods=names("--methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, repeats=repeats,
+        reference=reference, seed=seed, out=out, quiet=quiet, command=sys.argv[1:],
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code: 0, 2 for unusable arguments or input, 130 after Ctrl-C."""
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except Exception as error:
+        message = _one_line(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+def _one_line(error: Exception) -> str | None:
+    """Return what to tell about a user's mistake; None for anything else, which is ours."""
+    if hasattr(error, "format_message"):  # an error of the command line
+        return " ".join(error.format_message().split())
+    from moeopt.errors import InputError
+
+    return " ".join(str(error).split()) if isinstance(error, InputError) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
