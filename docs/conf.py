@@ -1,0 +1,32 @@
+"""Sphinx configuration; `sphinx-build -W docs docs/_build` needs no network."""
+
+from importlib.metadata import version as installed_version
+
+project = "moeopt"
+author = "The moeopt developers"
+project_copyright = "The moeopt developers"
+release = version = installed_version("moeopt")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "numpydoc",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",  # bundles MathJax: pages show their formulas without a network
+]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+math_eqref_format = "({number})"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+numpydoc_show_class_members = False
+
+html_theme = "furo"
+html_title = "moeopt"
+html_static_path = ["_static"]
+html_css_files = ["moeopt.css"]
