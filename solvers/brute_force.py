@@ -1,0 +1,184 @@
+"""Brute force: try every placement of a small layer, in exact arithmetic. The oracle of the tests."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+
+from moeopt.errors import UnsupportedError
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+from moeopt.solution import DEFAULT_GAP, LayerOutcome, Solution, SolveStatus
+from solvers.layers import Limits, solve_layers
+
+MAX_EXPERTS = 12
+MAX_SLOTS = 24
+
+
+def solve_brute_force(
+    problem: PlacementProblem,
+    *,
+    time_limit: float | None = None,
+    gap: float = DEFAULT_GAP,
+    workers: int = 1,
+    hint: Placement | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Solution:
+    """Find the optimum of every layer by enumeration, sharing nothing with the other methods.
+
+    Takes the arguments of every exact method; ``workers``, ``hint`` and ``seed`` change nothing,
+    since one exhaustive search in a fixed order needs none.
+
+    Raises
+    ------
+    InputError
+        If an argument breaks its rule. Layers with more than ``MAX_EXPERTS`` experts or
+        ``MAX_SLOTS`` slots are SKIPPED.
+
+    Notes
+    -----
+    Experts are placed one after another, by falling load, on every multiset of GPUs; a branch is
+    cut when a GPU is already as full as in the best placement known. Exponential.
+    """
+    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
+
+
+def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
+    if problem.num_experts > MAX_EXPERTS or problem.slots > MAX_SLOTS:
+        raise UnsupportedError(
+            f"brute force takes at most {MAX_EXPERTS} experts and {MAX_SLOTS} slots, "
+            f"not {problem.num_experts} and {problem.slots}"
+        )
+    search = _Search(problem, limits.time_limit)
+    complete = search.run()
+    if search.best is None:
+        return LayerOutcome(status=SolveStatus.INFEASIBLE if complete else SolveStatus.NO_SOLUTION)
+    value = search.best_value
+    bound = float(value) if Fraction(float(value)) <= value else math.nextafter(float(value), 0.0)
+    return LayerOutcome(
+        phy2log=[slot for gpu in search.best for slot in gpu + [-1] * (problem.slots_per_gpu - len(gpu))],
+        lower_bound=bound if complete else None,
+        bound_source="brute_force",
+    )
+
+
+class _Search:
+    """Depth-first enumeration of one layer; loads are Fractions."""
+
+    def __init__(self, problem: PlacementProblem, time_limit: float | None) -> None:
+        self.problem = problem
+        self.deadline = None if time_limit is None else time.perf_counter() + time_limit
+        self.loads = [Fraction(value) for value in problem.load.values[0].tolist()]
+        self.order = sorted(range(problem.num_experts), key=lambda e: -self.loads[e])
+        self.group = problem.group_of_expert.tolist()
+        self.node = problem.node_of_gpu.tolist()
+        self.held: list[list[int]] = [[] for _ in range(problem.num_gpus)]
+        self.total = [Fraction(0)] * problem.num_gpus
+        self.best: list[list[int]] | None = None
+        self.best_value = Fraction(0)
+        self.nodes_seen = 0
+        self.reference: list[dict[int, int]] = []
+        if problem.reference is not None:
+            for row in problem.reference.by_gpu[0].tolist():
+                self.reference.append({e: row.count(e) for e in row if e >= 0})
+        self.ceiling = None if problem.max_makespan is None else Fraction(problem.max_makespan[0])
+
+    def run(self) -> bool:
+        """Search; whether it was exhaustive."""
+        try:
+            self._place(0)
+        except TimeoutError:
+            return False
+        return True
+
+    def _place(self, depth: int) -> None:
+        self.nodes_seen += 1
+        if self.deadline is not None and self.nodes_seen % 256 == 0 and time.perf_counter() > self.deadline:
+            raise TimeoutError
+        if depth == len(self.order):
+            self._record()
+            return
+        expert = self.order[depth]
+        free = [self.problem.slots_per_gpu - len(held) for held in self.held]
+        spare = sum(free) - (len(self.order) - depth - 1)
+        for copies in self._spreads(expert, 0, free, spare):
+            count = sum(copies)
+            if count == 0:
+                continue
+            share = self.loads[expert] / count
+            before = list(self.total)
+            for gpu, c in enumerate(copies):
+                self.total[gpu] += c * share
+                self.held[gpu] += [expert] * c
+            if not self._hopeless():
+                self._place(depth + 1)
+            self.total = before
+            for gpu, c in enumerate(copies):
+                del self.held[gpu][len(self.held[gpu]) - c :]
+
+    def _spreads(self, expert: int, gpu: int, free: list[int], spare: int) -> Iterator[tuple[int, ...]]:
+        """Every way to put copies of ``expert`` on the GPUs from ``gpu`` on, ``spare`` in all at most."""
+        if gpu == self.problem.num_gpus:
+            yield ()
+            return
+        most = min(free[gpu], spare)
+        if not self.problem.allow_colocated:
+            most = min(most, 1)
+        if self.problem.hierarchical and not self._may_host(expert, gpu):
+            most = 0
+        for c in range(most + 1):
+            for rest in self._spreads(expert, gpu + 1, free, spare - c):
+                yield (c, *rest)
+
+    def _may_host(self, expert: int, gpu: int) -> bool:
+        """Whether the experts already placed leave this GPU's node open to the expert's group."""
+        group, node = self.group[expert], self.node[gpu]
+        homes = {self.group[e]: self.node[g] for g, held in enumerate(self.held) for e in held}
+        if group in homes:
+            return bool(homes[group] == node)
+        hosted = sum(home == node for home in homes.values())
+        return hosted < self.problem.num_groups // self.problem.num_nodes
+
+    def _hopeless(self) -> bool:
+        """Whether no completion can be feasible and better than the best one known.
+
+        GPU loads and moves only grow as more experts are placed.
+        """
+        fullest = max(self.total)
+        if self.problem.max_moves is not None and self._moves() > self.problem.max_moves:
+            return True
+        if self.ceiling is not None:
+            return fullest > self.ceiling or (self.best is not None and self._moves() >= self.best_value)
+        return self.best is not None and fullest >= self.best_value
+
+    def _record(self) -> None:
+        if not self.problem.allow_empty_slots and any(
+            len(held) < self.problem.slots_per_gpu for held in self.held
+        ):
+            return
+        if self.problem.hierarchical and not self._groups_are_whole():
+            return
+        moves = self._moves()
+        if self.problem.max_moves is not None and moves > self.problem.max_moves:
+            return
+        value = Fraction(moves) if self.ceiling is not None else max(self.total)
+        if self.best is None or value < self.best_value:
+            self.best, self.best_value = [sorted(held) for held in self.held], value
+
+    def _groups_are_whole(self) -> bool:
+        hosted = {(self.group[e], self.node[g]) for g, held in enumerate(self.held) for e in held}
+        share = self.problem.num_groups // self.problem.num_nodes
+        per_node = [sum(n == node for _, n in hosted) for node in range(self.problem.num_nodes)]
+        return len(hosted) == self.problem.num_groups and all(count == share for count in per_node)
+
+    def _moves(self) -> int:
+        if not self.reference:
+            return 0
+        return sum(
+            max(held.count(e) - reference.get(e, 0), 0)
+            for held, reference in zip(self.held, self.reference, strict=True)
+            for e in set(held)
+        )

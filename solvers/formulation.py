@@ -1,0 +1,152 @@
+"""What CP-SAT and MILP models of one layer have in common: index sets, data and their reductions.
+
+Names and numbers are those of ``docs/formulations.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt import bounds, metrics
+from moeopt.errors import UnsupportedError
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+
+MAX_VARIABLES = 250_000
+"""Models beyond this many copy variables are refused: no back end closes them in minutes."""
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """Index sets and data of one layer's model.
+
+    Parameters
+    ----------
+    problem
+        A problem of one layer.
+    hint
+        A feasible placement, its GPUs numbered as the symmetry breaking wants them, or None.
+    lower, upper
+        Bounds on the makespan; ``upper`` is the hint's, infinite without one.
+    counts
+        For every expert the replica counts ``c`` that a placement with makespan <= ``upper``
+        can have.
+    """
+
+    problem: PlacementProblem
+    hint: Placement | None
+    lower: float
+    upper: float
+    counts: tuple[range, ...]
+
+    @property
+    def loads(self) -> NDArray[np.int64] | NDArray[np.float64]:
+        """``[experts]`` loads of the layer."""
+        row: NDArray[np.int64] | NDArray[np.float64] = self.problem.load.values[0]
+        return row
+
+    @property
+    def by_load(self) -> list[int]:
+        """Experts by falling load, ties by lower id: the ranks of (13)."""
+        order: list[int] = np.argsort(-self.loads, kind="stable").tolist()
+        return order
+
+    @property
+    def gpus_are_alike(self) -> bool:
+        """Whether GPUs may be renumbered: not where moves are limited or minimised."""
+        return interchangeable(self.problem)
+
+    @property
+    def max_copies_per_gpu(self) -> int:
+        return self.problem.slots_per_gpu if self.problem.allow_colocated else 1
+
+    def copies_in_reference(self) -> NDArray[np.int64]:
+        """``[gpus, experts]`` r[e,g] of (10)."""
+        assert self.problem.reference is not None
+        counts: NDArray[np.int64] = self.problem.reference.copies[0]
+        return counts
+
+
+def interchangeable(problem: PlacementProblem) -> bool:
+    """Whether GPUs (within nodes) and nodes can swap names without changing the problem."""
+    return problem.max_moves is None and problem.max_makespan is None
+
+
+def layer_model(problem: PlacementProblem, hint: Placement | None) -> LayerModel:
+    """Prepare one layer; ``hint`` must be feasible for it.
+
+    Raises
+    ------
+    PlacementError
+        If the hint breaks a rule of the problem.
+    UnsupportedError
+        If the model would have more than ``MAX_VARIABLES`` copy variables.
+    """
+    lower, upper = 0.0, np.inf
+    if hint is not None:
+        problem.check(hint)
+        hint = canonical(problem, hint) if interchangeable(problem) else hint
+    if problem.objective == "makespan":
+        lower = float(bounds.lower_bound(problem).value[0])
+        if hint is not None:
+            upper = float(metrics.makespan(metrics.gpu_load(problem.load, hint))[0])
+    else:
+        assert problem.max_makespan is not None
+        upper = float(problem.max_makespan[0])
+    counts = _useful_counts(problem, upper)
+    size = sum(len(c) for c in counts) * problem.num_gpus
+    if size > MAX_VARIABLES:
+        raise UnsupportedError(f"the model would have {size} copy variables, more than {MAX_VARIABLES}")
+    return LayerModel(problem, hint, lower, upper, counts)
+
+
+def _useful_counts(problem: PlacementProblem, upper: float) -> tuple[range, ...]:
+    """Replica counts that a makespan <= ``upper`` leaves open.
+
+    A replica weighs at most ``upper``, so ``c_e >= ceil(w_e / upper)``; the redundancy that these
+    least counts leave over is all that one expert can have on top. Within a node only its own
+    group's needs are known to compete.
+    """
+    loads = problem.load.values[0].astype(float)
+    most = problem.max_replicas
+    least = np.ones(problem.num_experts, dtype=np.int64)
+    if np.isfinite(upper) and upper > 0:
+        least = np.maximum(np.ceil(loads / upper * (1 - metrics.FLOAT_SLACK)), 1).astype(np.int64)
+    nodes = problem.num_nodes if problem.hierarchical else 1
+    pool = problem.group_of_expert if problem.hierarchical else np.zeros(problem.num_experts, dtype=np.intp)
+    needed = np.bincount(pool, weights=least - 1).astype(np.int64)[pool]
+    spare = np.maximum(problem.num_redundant // nodes - needed, -1)
+    highest = np.minimum(least + spare, most)
+    return tuple(range(int(low), int(high) + 1) for low, high in zip(least, highest, strict=True))
+
+
+def canonical(problem: PlacementProblem, placement: Placement) -> Placement:
+    """Renumber nodes and GPUs of a one-layer placement as (13) and (14) want them.
+
+    GPUs (within their node) by the hottest expert they hold, empty ones last; nodes by their
+    first group.
+    """
+    rank = np.empty(problem.num_experts + 1, dtype=np.int64)
+    rank[np.argsort(-problem.load.values[0], kind="stable")] = np.arange(problem.num_experts)
+    rank[-1] = problem.num_experts
+    nodes = problem.num_nodes if problem.hierarchical else 1
+    content = placement.by_gpu[0].reshape(nodes, problem.num_gpus // nodes, -1)
+    if nodes > 1:
+        first_group = [problem.group_of_expert[node[node >= 0]].min() for node in content]
+        content = content[np.argsort(first_group, kind="stable")]
+    hottest = rank[content].min(axis=2)
+    order = np.argsort(hottest, axis=1, kind="stable")
+    content = np.take_along_axis(content, order[:, :, None], axis=1)
+    return Placement(content.reshape(1, -1), problem.num_experts, problem.num_gpus)
+
+
+def slots_from_copies(problem: PlacementProblem, copies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``phy2log [slots]`` from ``copies [gpus, experts]``: experts in rising order, then -1."""
+    phy2log = np.full((problem.num_gpus, problem.slots_per_gpu), -1, dtype=np.int64)
+    for gpu, row in enumerate(copies):
+        held = np.repeat(np.arange(problem.num_experts), row)[: problem.slots_per_gpu]
+        phy2log[gpu, : len(held)] = held
+    return phy2log.ravel()
