@@ -44,6 +44,10 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
+LayerIndex = int | slice | Sequence[int] | NDArray[np.intp]
+"""What selects layers: ``problem[i]``, ``problem[i:j]``, ``problem[[i, j]]``."""
+
+
 class ArrayFields:
     """Equality, hash and pickling for frozen dataclasses that hold arrays.
 
@@ -87,7 +91,7 @@ def _hashable(value: Any) -> Any:
     return (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
 
 
-def layer_indices(index: int | slice | Sequence[int], num_layers: int) -> NDArray[np.intp]:
+def layer_indices(index: LayerIndex, num_layers: int) -> NDArray[np.intp]:
     """Turn ``problem[i]``, ``problem[i:j]`` or ``problem[[i, j]]`` into layer numbers."""
     try:
         return np.atleast_1d(np.arange(num_layers)[index])

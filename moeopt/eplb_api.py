@@ -10,6 +10,7 @@ from numba import njit
 from moeopt.balancers.eplb import balanced_packing
 from moeopt.balancers.staged import place_in_stages
 from moeopt.errors import InputError
+from moeopt.load import LoadMatrix
 from moeopt.problem import PlacementProblem
 
 if TYPE_CHECKING:
@@ -72,14 +73,14 @@ def rebalance_experts(
     hierarchical = num_groups % num_nodes == 0 if enable_hierarchical is None else enable_hierarchical
     groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
     loads = tensor.numpy()
-    PlacementProblem(loads, gpus, num_replicas, nodes, groups)  # raises what is wrong with the arguments
+    PlacementProblem(LoadMatrix(loads), gpus, num_replicas, nodes, groups)  # raises what is wrong with the arguments
     if groups % nodes or num_replicas % nodes:
         raise InputError(
             f"the hierarchical policy needs num_groups={groups} and num_replicas={num_replicas} "
             f"to be multiples of num_nodes={nodes}"
         )
     # torch's own summation order: group loads above 2**24 are rounded, and must round alike
-    group_load = tensor.unflatten(-1, (groups, -1)).sum(-1).numpy() if nodes > 1 else None
+    group_load = tensor.reshape(len(tensor), groups, -1).sum(-1).numpy() if nodes > 1 else None
     staged = place_in_stages(loads, num_replicas, gpus, balanced_packing, nodes, group_load)
     count, log2phy = _replica_tables(staged.expert, staged.slot, loads.shape[1])
     return torch.from_numpy(staged.phy2log), torch.from_numpy(log2phy), torch.from_numpy(count)

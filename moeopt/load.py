@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._arrays import ArrayFields, exact_integers, frozen, layer_indices, to_numpy
+from moeopt._arrays import ArrayFields, LayerIndex, exact_integers, frozen, layer_indices, to_numpy
 from moeopt.errors import InputError
 
 _MAX_TOTAL = 2**53  # below it every sum of counts is exact in float64
@@ -62,10 +61,12 @@ class LoadMatrix(ArrayFields):
 
     @property
     def num_layers(self) -> int:
+        """Layers."""
         return int(self.values.shape[0])
 
     @property
     def num_experts(self) -> int:
+        """Experts per layer."""
         return int(self.values.shape[1])
 
     @property
@@ -76,7 +77,7 @@ class LoadMatrix(ArrayFields):
     def __len__(self) -> int:
         return self.num_layers
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> LoadMatrix:
+    def __getitem__(self, index: LayerIndex) -> LoadMatrix:
         rows = layer_indices(index, self.num_layers)
         return LoadMatrix(self.values[rows], tuple(self.layer_ids[i] for i in rows), self.source)
 

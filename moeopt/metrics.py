@@ -51,13 +51,13 @@ def mean_load(gpu_load: Floats) -> Floats:
 
 
 def imbalance(gpu_load: Floats) -> Floats:
-    """max / mean GPU load, ``[layers]``, >= 1; 1 for a layer without load."""
+    """Max / mean GPU load, ``[layers]``, >= 1; 1 for a layer without load."""
     mean = mean_load(gpu_load)
     return np.divide(makespan(gpu_load), mean, out=np.ones_like(mean), where=mean > 0)
 
 
 def balancedness(gpu_load: Floats) -> Floats:
-    """mean / max GPU load, ``[layers]``, in (0, 1]; 1 for a layer without load."""
+    """Mean / max GPU load, ``[layers]``, in (0, 1]; 1 for a layer without load."""
     return 1.0 / imbalance(gpu_load)
 
 
@@ -80,9 +80,7 @@ def moves(reference: Placement, placement: Placement) -> NDArray[np.int64]:
     """
     new, old = placement.copies, reference.copies
     if new.shape != old.shape:
-        raise InputError(
-            f"placements must agree in layers, GPUs and experts: {new.shape} against {old.shape} [layers, gpus, experts]"
-        )
+        raise InputError(f"placements must agree in [layers, gpus, experts], got {new.shape} and {old.shape}")
     return np.maximum(new - old, 0).sum(axis=(1, 2))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._arrays import ArrayFields, exact_integers, frozen, layer_indices, to_numpy
+from moeopt._arrays import ArrayFields, LayerIndex, exact_integers, frozen, layer_indices, to_numpy
 from moeopt.errors import InputError
 
 
@@ -57,14 +56,17 @@ class Placement(ArrayFields):
 
     @property
     def num_layers(self) -> int:
+        """Layers."""
         return int(self.phy2log.shape[0])
 
     @property
     def num_slots(self) -> int:
+        """Slots on all GPUs together."""
         return int(self.phy2log.shape[1])
 
     @property
     def slots_per_gpu(self) -> int:
+        """Slots of one GPU."""
         return self.num_slots // self.num_gpus
 
     @cached_property
@@ -103,7 +105,7 @@ class Placement(ArrayFields):
     def __len__(self) -> int:
         return self.num_layers
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> Placement:
+    def __getitem__(self, index: LayerIndex) -> Placement:
         return Placement(self.phy2log[layer_indices(index, self.num_layers)], self.num_experts, self.num_gpus)
 
 

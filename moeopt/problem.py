@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import metrics
-from moeopt._arrays import ArrayFields, frozen, layer_indices, to_numpy
+from moeopt._arrays import ArrayFields, LayerIndex, frozen, layer_indices, to_numpy
 from moeopt.errors import InputError, PlacementError
 from moeopt.load import LoadMatrix, as_load
 from moeopt.placement import Placement, as_placement
@@ -124,10 +123,12 @@ class PlacementProblem(ArrayFields):
 
     @property
     def num_layers(self) -> int:
+        """Layers."""
         return self.load.num_layers
 
     @property
     def num_experts(self) -> int:
+        """Experts per layer."""
         return self.load.num_experts
 
     @property
@@ -138,10 +139,12 @@ class PlacementProblem(ArrayFields):
 
     @property
     def slots_per_gpu(self) -> int:
+        """Slots of one GPU."""
         return self.slots // self.num_gpus
 
     @property
     def num_redundant(self) -> int:
+        """Slots beyond one per expert."""
         return self.slots - self.num_experts
 
     @property
@@ -174,7 +177,7 @@ class PlacementProblem(ArrayFields):
     def __len__(self) -> int:
         return self.num_layers
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> PlacementProblem:
+    def __getitem__(self, index: LayerIndex) -> PlacementProblem:
         rows = layer_indices(index, self.num_layers)
         return replace(
             self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds, metrics
-from moeopt._arrays import ArrayFields, frozen, layer_indices
+from moeopt._arrays import ArrayFields, LayerIndex, frozen, layer_indices
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -73,6 +73,7 @@ class Solution(ArrayFields):
 
     @property
     def num_layers(self) -> int:
+        """Layers."""
         return len(self.status)
 
     @property
@@ -88,14 +89,18 @@ class Solution(ArrayFields):
     def __len__(self) -> int:
         return self.num_layers
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> Solution:
+    def __getitem__(self, index: LayerIndex) -> Solution:
         rows = layer_indices(index, self.num_layers)
-        arrays = ("makespan", "moves", "objective", "lower_bound", "runtime")
-        tuples = ("status", "bound_source", "note")
         return Solution(
             placement=None if self.placement is None else self.placement[rows],
-            **{name: frozen(getattr(self, name)[rows]) for name in arrays},
-            **{name: tuple(getattr(self, name)[i] for i in rows) for name in tuples},
+            status=tuple(self.status[i] for i in rows),
+            makespan=frozen(self.makespan[rows]),
+            moves=frozen(self.moves[rows]),
+            objective=frozen(self.objective[rows]),
+            lower_bound=frozen(self.lower_bound[rows]),
+            bound_source=tuple(self.bound_source[i] for i in rows),
+            runtime=frozen(self.runtime[rows]),
+            note=tuple(self.note[i] for i in rows),
         )
 
 

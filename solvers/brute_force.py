@@ -155,9 +155,7 @@ class _Search:
         return self.best is not None and fullest >= self.best_value
 
     def _record(self) -> None:
-        if not self.problem.allow_empty_slots and any(
-            len(held) < self.problem.slots_per_gpu for held in self.held
-        ):
+        if not self.problem.allow_empty_slots and any(len(held) < self.problem.slots_per_gpu for held in self.held):
             return
         if self.problem.hierarchical and not self._groups_are_whole():
             return

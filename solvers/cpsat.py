@@ -159,10 +159,7 @@ class _CpModel:
         gpus = range(problem.num_gpus)
         self.y = [{c: cp.new_bool_var(f"y[{e},{c}]") for c in counts} for e, counts in enumerate(data.counts)]
         self.x = [
-            {
-                c: [cp.new_int_var(0, min(c, data.max_copies_per_gpu), f"x[{e},{c},{g}]") for g in gpus]
-                for c in counts
-            }
+            {c: [cp.new_int_var(0, min(c, data.max_copies_per_gpu), f"x[{e},{c},{g}]") for g in gpus] for c in counts}
             for e, counts in enumerate(data.counts)
         ]
         self.copies = [

@@ -61,6 +61,7 @@ class LayerModel:
 
     @property
     def max_copies_per_gpu(self) -> int:
+        """u: the most copies of one expert that a GPU may hold."""
         return self.problem.slots_per_gpu if self.problem.allow_colocated else 1
 
     def copies_in_reference(self) -> NDArray[np.int64]:

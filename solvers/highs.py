@@ -17,7 +17,7 @@ def load_highs() -> ModuleType:
     stdout, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 1)
-        highspy.Highs()
+        highspy.Highs()  # type: ignore[no-untyped-call]
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)

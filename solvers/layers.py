@@ -103,9 +103,7 @@ def _solve_one(
     )
 
 
-def _better(
-    problem: PlacementProblem, phy2log: np.ndarray | None, hint: Placement | None
-) -> np.ndarray | None:
+def _better(problem: PlacementProblem, phy2log: np.ndarray | None, hint: Placement | None) -> np.ndarray | None:
     """The better one of a back end's placement and the hint, by the problem's own objective."""
     if hint is None or phy2log is None:
         return phy2log if hint is None else hint.phy2log[0]

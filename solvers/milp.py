@@ -284,7 +284,7 @@ class _MilpModel:
 class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
     """PuLP's HiGHS, given the initial values that PuLP ignores."""
 
-    def callSolver(self, lp: pulp.LpProblem) -> None:  # noqa: N802
+    def callSolver(self, lp: pulp.LpProblem) -> None:
         highspy = load_highs()
         variables = lp.variables()
         if all(variable.varValue is not None for variable in variables):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -111,5 +109,3 @@ def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
                 heap[root] = heap[child]
                 root = child
             heap[root] = pack
-
-

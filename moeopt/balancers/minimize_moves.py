@@ -12,9 +12,7 @@ from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
-def minimize_moves(
-    problem: PlacementProblem, *, start: Placement | None = None, tolerance: float = 0.02
-) -> Placement:
+def minimize_moves(problem: PlacementProblem, *, start: Placement | None = None, tolerance: float = 0.02) -> Placement:
     """Bring replicas home by swapping them for one of near-equal load.
 
     A replica that sits away from the reference is exchanged with a replica on its home GPU that
@@ -54,7 +52,7 @@ def minimize_moves(
 @njit(cache=True, nogil=True)
 def _bring_home(phy2log, share, node, copies, home, colocated, tolerance):  # type: ignore[no-untyped-def]
     """Swap in place until no replica can be brought home."""
-    layers, gpus, experts = copies.shape
+    layers, gpus = copies.shape[:2]
     size = phy2log.shape[1] // gpus
     for layer in range(layers):
         here, there = copies[layer], home[layer]
