@@ -45,7 +45,7 @@ def test_readme_has_the_two_commands_that_ci_takes_from_it():
 def test_every_named_file_exists(page):
     text = page.read_text()
     scripts = set(re.findall(r"\b(?:moeopt|solvers|scripts|tests)/[\w/]+\.py\b", text))
-    links = {link for link in re.findall(r"\]\(([^)#\s]+)", text) if not re.match(r"[a-z]+:", link)}
+    links = {link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith(("http:", "https:"))}
     missing = [name for name in scripts if not (ROOT / name).exists()]
     missing += [link for link in links if not (page.parent / link).exists()]
     assert not missing
@@ -70,3 +70,9 @@ def test_constraints_pin_everything_that_the_readme_commands_install():
                 queue.append(child)
     assert needed
     assert not needed - pins
+
+
+def test_readme_shows_the_table_of_the_generated_results_page():
+    between = re.search(r"<!-- result -->\n\n(.*?)\n\n<!-- /result -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert between[1].count("\n") > 3
+    assert between[1] in (ROOT / "docs" / "results" / "default.md").read_text()

@@ -1,0 +1,50 @@
+"""Rewrite a page of results: ``python scripts/results_page.py NAME [options of gap_report.py]``.
+
+Runs the gap report, then puts report.md and its figures under docs/results/. The page ``default``
+also renews the table in README.md, between its two ``result`` comments.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+README_SETTING = "synthetic_prefill: 288 slots on 32 GPUs"
+
+
+def main(name: str, *options: str) -> None:
+    """Write docs/results/NAME.md and docs/results/figures/NAME."""
+    out = Path("report") / name
+    report = [sys.executable, str(ROOT / "scripts" / "gap_report.py"), *options, "--out", str(out)]
+    subprocess.run(report, check=True)
+    figures = RESULTS / "figures" / name
+    shutil.rmtree(figures, ignore_errors=True)
+    shutil.copytree(out / "figures", figures)
+    page = (out / "report.md").read_text().replace("](figures/", f"](figures/{name}/")
+    (RESULTS / f"{name}.md").write_text(page)
+    if name == "default":
+        readme = ROOT / "README.md"
+        readme.write_text(with_table(readme.read_text(), table_of(page, README_SETTING)))
+
+
+def table_of(page: str, setting: str) -> str:
+    """Return the table below the heading of one setting."""
+    _, _, below = page.partition(f"### {setting}\n\n")
+    return below.partition("\n\n")[0]
+
+
+def with_table(readme: str, table: str) -> str:
+    """Return the README with what stands between its two ``result`` comments replaced."""
+    marked = re.compile(r"(<!-- result -->\n).*?(<!-- /result -->)", re.DOTALL)
+    return marked.sub(lambda match: f"{match[1]}\n{table}\n\n{match[2]}", readme)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
