@@ -75,6 +75,9 @@ def _read_layer(file: Path, layer: int) -> NDArray[Any]:
     try:
         rows = parse_csv(content, "forward pass")
         refuse_column_numbers(rows)
+    except TraceError as error:
+        raise TraceError(f"{file}: layer {layer}: {error}") from None
+    try:
         return as_counts(rows[:, None], (layer,))[:, 0]
     except InputError as error:
-        raise TraceError(f"{file}: layer {layer}: {error}") from None
+        raise TraceError(f"{file}: {error}") from None

@@ -48,7 +48,7 @@ def read_placement(path: str | os.PathLike[str], num_experts: int, num_gpus: int
 def _phy2log(content: bytes, num_experts: int, num_gpus: int) -> NDArray[Any]:
     kind = content_kind(content)
     if kind == "csv":
-        return parse_csv(content, "layer")
+        return parse_csv(content, "layer", minimum=-1)
     if kind == "pt":
         return phy2log_from_pt(load_pt(content))
     if kind == "json":

@@ -40,8 +40,12 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
         Names the file and the layer (window) and column of what is wrong. Nothing that a file
         carries is ever run.
     """
-    file, name = _split_name(path)
-    if file.is_dir():
+    try:
+        file, name = _split_name(path)
+        is_folder = file.is_dir()
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    if is_folder:
         return read_csv_folder(file)
     content = read_whole(file)
     try:
@@ -84,9 +88,6 @@ def content_kind(content: bytes) -> str:
 def _split_name(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """Take ``FILE:NAME`` apart; an existing file called ``FILE:NAME`` wins."""
     file, _, name = os.fspath(path).rpartition(":")
-    try:
-        if file and name and not Path(path).exists() and Path(file).is_file():
-            return Path(file), name
-    except (OSError, ValueError):
-        pass  # an impossible file name: reading it gives the error
+    if file and name and not Path(path).exists() and Path(file).is_file():
+        return Path(file), name
     return Path(path), None

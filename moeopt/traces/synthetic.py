@@ -19,7 +19,7 @@ NUM_GROUPS = 8
 
 _LOWER = 0.92  # the unpopular half spreads less than the popular one
 _TAIL_START = 1.0  # standard deviations above the median from where a layer's own tail stretches
-_SATURATION = 12.0  # a token visits an expert at most once, so popularity stops paying
+_SATURATION = 16.0  # a token visits an expert at most once, so popularity stops paying
 _DRIFT = 0.15  # standard deviation that log popularity drifts to in the long run
 _MEMORY = 0.8  # share of that drift that survives a window
 
@@ -40,15 +40,15 @@ _PRESETS = {
     "prefill": _Preset(
         spread=(0.80, 0.64, 0.50, 0.56, 0.66, 0.76, 0.84, 0.76, 0.64),
         tail=(0.15, 0.25, 0.50, 0.70, 0.35, 0.05, 0.05, 0.0, 0.0),
-        jitter=0.08,
-        upper=1.08,
+        jitter=0.06,
+        upper=1.13,
         group_share=0.28,
     ),
     "decode": _Preset(
         spread=(0.80, 0.60, 0.45, 0.50, 0.62, 0.71, 0.78, 0.68, 0.52),
         tail=(0.15, 0.10, 0.10, 0.20, 0.25, 0.20, 0.20, 0.20, 0.20),
-        jitter=0.08,
-        upper=1.10,
+        jitter=0.06,
+        upper=1.19,
         group_share=0.40,
     ),
 }
@@ -97,7 +97,7 @@ def generate(
     >>> trace.total().values.sum(axis=1).tolist()
     [800, 800]
     """
-    if preset not in _PRESETS:
+    if preset not in tuple(_PRESETS):
         raise InputError(f"preset must be one of {', '.join(_PRESETS)}, got {preset!r}")
     minima = {"num_layers": 1, "num_experts": TOP_K, "tokens": 1, "num_windows": 1, "seed": 0}
     given = dict(zip(minima, (num_layers, num_experts, tokens, num_windows, seed), strict=True))
@@ -135,8 +135,9 @@ def _counts(weight: NDArray[np.float64], tokens: int, rng: np.random.Generator) 
     counts = np.zeros(weight.shape, dtype=np.int64)
     surplus = np.full(len(weight), TOP_K * tokens)
     while surplus.any():  # every round but the last fills an expert up, so at most one round per expert
-        room = np.where(counts < tokens, weight, 0.0)
-        counts += rng.multinomial(surplus, room / room.sum(axis=1, keepdims=True))
+        short = surplus > 0
+        room = np.where(counts < tokens, weight, 0.0)[short]
+        counts[short] += rng.multinomial(surplus[short], room / room.sum(axis=1, keepdims=True))
         surplus = np.maximum(counts - tokens, 0).sum(axis=1)
         counts = np.minimum(counts, tokens)
     return counts
