@@ -55,5 +55,11 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
+def parser_reason(error: Exception) -> str:
+    """What a foreign parser said about a broken file: one line, not too long."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)

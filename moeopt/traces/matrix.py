@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._files import parser_reason
 from moeopt.errors import TraceError
 from moeopt.traces.csv_matrix import parse_csv
 
@@ -20,7 +21,7 @@ def read_npy(content: bytes) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # a broken or hostile file can fail anywhere in the parser
-        raise TraceError(f"not a readable .npy file: {error}") from None
+        raise TraceError(f"not a readable .npy file: {parser_reason(error)}") from None
     return array
 
 
@@ -30,7 +31,7 @@ def read_npz(content: bytes) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive.items())
     except Exception as error:  # a broken or hostile file can fail anywhere in the parser
-        raise TraceError(f"not a readable .npz file: {error}") from None
+        raise TraceError(f"not a readable .npz file: {parser_reason(error)}") from None
     strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
     if strange:
         raise TraceError(f"not a .npz file: its member {strange[0]!r} is no array")

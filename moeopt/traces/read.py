@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from moeopt._files import read_whole
+from moeopt._files import parser_reason, read_whole
 from moeopt.errors import InputError, TraceError
 from moeopt.traces import matrix, sglang
 from moeopt.traces.csv_folder import read_csv_folder
@@ -75,7 +75,7 @@ def content_kind(content: bytes) -> str:
             with zipfile.ZipFile(BytesIO(content)) as archive:
                 names = archive.namelist()
         except Exception as error:  # a broken or hostile file can fail anywhere in the parser
-            raise TraceError(f"a damaged or truncated archive (.pt or .npz): {error}") from None
+            raise TraceError(f"a damaged or truncated archive (.pt or .npz): {parser_reason(error)}") from None
         return "pt" if any(name.endswith("data.pkl") for name in names) else "npz"
     if content.startswith(b"\x80"):
         return "pt"  # the format torch wrote before 1.6, or a bare pickle, which load_pt refuses

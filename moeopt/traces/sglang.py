@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._arrays import to_numpy
+from moeopt._files import parser_reason
 from moeopt.errors import TraceError
 from moeopt.traces.json_numbers import number_array
 
@@ -23,8 +24,8 @@ def load_pt(content: bytes) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile file can fail anywhere in the parser
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TraceError(f"not a .pt file of plain tensors (nothing in it was run): {reason[:200]}") from None
+        reason = parser_reason(error)
+        raise TraceError(f"not a .pt file of plain tensors (nothing in it was run): {reason}") from None
 
 
 def counts_from_pt(document: Any) -> NDArray[Any]:
@@ -52,7 +53,7 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     try:
         return to_numpy(name, value)
     except Exception as error:  # sparse, quantised and meta tensors each refuse in their own way
-        raise TraceError(f"{name} is not a plain array of numbers: {str(error)[:200]}") from None
+        raise TraceError(f"{name} is not a plain array of numbers: {parser_reason(error)}") from None
 
 
 def keys_of(document: Any) -> str:
