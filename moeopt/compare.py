@@ -205,6 +205,7 @@ def _best_bound(
     problem: PlacementProblem, runs: Mapping[str, Run], scores: Mapping[str, _Score], given: Bound | None
 ) -> Bound:
     """Largest bound of all sources per layer; refuses one that a feasible placement beats."""
+    _refuse_contradiction(problem, runs)
     combinatorial = bounds.lower_bound(problem)
     value, source = combinatorial.value.copy(), list(combinatorial.source)
     claims = [] if given is None else [(given.value, given.source)]
@@ -217,20 +218,30 @@ def _best_bound(
     for name, score in scores.items():
         wrong = np.flatnonzero(score.objective < value * (1 - FLOAT_RESOLUTION))
         if wrong.size:
-            layer = int(wrong[0])
+            first = int(wrong[0])
             raise MoeoptError(
-                f"layer {problem.load.layer_ids[layer]} of {problem.load.source}: {name} reaches "
-                f"{score.objective[layer]:.12g}, below the lower bound {value[layer]:.12g} "
-                f"of {source[layer]}; one of the two is wrong"
+                f"layer {problem.load.layer_ids[first]} of {problem.load.source}: {name} reaches "
+                f"{score.objective[first]:.12g}, below the lower bound {value[first]:.12g} "
+                f"of {source[first]}; one of the two is wrong"
             )
         # A floating-point solver's bound may stand above a feasible objective by its tolerance.
         value = np.where(score.objective < value, score.objective, value)
     return Bound(value, tuple(source))
 
 
-def _table(
-    problem: PlacementProblem, name: str, run: Run, score: _Score, bound: Bound, gap: float
-) -> pd.DataFrame:
+def _refuse_contradiction(problem: PlacementProblem, runs: Mapping[str, Run]) -> None:
+    solved = {int(layer) for run in runs.values() for layer in run.solved}
+    for name, run in runs.items():
+        claims = run.solution.status if run.solution is not None else ()
+        for layer, status in enumerate(claims):
+            if status is SolveStatus.INFEASIBLE and layer in solved:
+                raise MoeoptError(
+                    f"layer {problem.load.layer_ids[layer]} of {problem.load.source}: {name} claims that no "
+                    "placement exists, and another method has one"
+                )
+
+
+def _table(problem: PlacementProblem, name: str, run: Run, score: _Score, bound: Bound, gap: float) -> pd.DataFrame:
     import pandas as pd
 
     relative = metrics.gap(score.objective, bound.value)

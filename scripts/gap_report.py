@@ -24,14 +24,15 @@ def gap_report(**options: Any) -> Any:
 
 @app.command()
 def parse(
-    trace: Annotated[list[str] | None, Option(help="Recorded loads, file or folder; repeatable. [default: a generated DeepSeek-V3-like trace]")] = None,
+    context: typer.Context,
+    trace: Annotated[list[str] | None, Option(help="Recorded loads, repeatable. [default: generated]")] = None,
     gpus: Annotated[str | None, Option(help="List of GPU numbers, e.g. 8,16.")] = None,
-    slots: Annotated[str | None, Option(help="List of slot numbers (all GPUs together); every combination that divides is run.")] = None,
+    slots: Annotated[str | None, Option(help="List of total slots; all combinations that divide are run.")] = None,
     nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
     groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
-    methods: Annotated[str | None, Option(help="List of methods. [default: all balancers and one exact method]")] = None,
+    methods: Annotated[str | None, Option(help="List of methods. [default: balancers, one exact method]")] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
-    time_limit: Annotated[float | None, Option(help="Seconds per layer for exact methods. [default: 2, and at most 12 a setting]")] = None,
+    time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 8 a setting]")] = None,
     jobs: Annotated[int, Option(help="Layers solved at the same time.")] = 1,
     repeats: Annotated[int, Option(help="Timed calls of every balancer.")] = 5,
     reference: Annotated[str | None, Option(help="Placement file to count moves from. [default: contiguous]")] = None,
@@ -45,14 +46,15 @@ def parse(
     gap_report(
         trace=trace or (), gpus=numbers("--gpus", gpus), slots=numbers("--slots", slots), nodes=nodes, groups=groups,
         methods=names("--methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, repeats=repeats,
-        reference=reference, seed=seed, out=out, quiet=quiet, command=sys.argv[1:],
+        reference=reference, seed=seed, out=out, quiet=quiet, command=context.obj,
     )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0, 2 for unusable arguments or input, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return app(arguments, standalone_mode=False) or 0
+        return app(arguments, standalone_mode=False, obj=arguments) or 0
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:

@@ -18,7 +18,7 @@ from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.settings import distinct, label, pick_layers, pose, shapes, title
-from moeopt.report.study import Effort, Exact, Progress, Study, study
+from moeopt.report.study import Effort, Exact, Study, study
 from moeopt.solution import Solution
 
 Solver = Callable[..., Solution]
@@ -27,11 +27,13 @@ Solver = Callable[..., Solution]
 EXACT_CHOICE = ("solve", "cpsat")
 """The exact method of a run that names no methods: the first of these that there is."""
 
-TIME_LIMIT, BUDGET = 2.0, 12.0
+TIME_LIMIT, BUDGET = 2.0, 8.0
 """Seconds a layer, and a setting, for an exact method in a run that names no time limit."""
 
-SMALL_SHAPES = ((2, 8), (2, 12), (4, 8), (4, 12))
-SMALL_LAYERS, SMALL_TIME_LIMIT = 4, 20.0
+SMALL_SHAPES = {8: ((2, 8), (2, 10), (4, 8)), 6: ((4, 8),)}
+"""GPUs and slots by number of experts: small enough for every solver to finish in a second or so."""
+
+SMALL_LAYERS, SMALL_TIME_LIMIT = 4, 10.0
 
 PACKAGES = ("moeopt", "numpy", "numba", "scipy", "pandas", "ortools", "pulp", "highspy", "torch", "matplotlib")
 
@@ -74,7 +76,7 @@ def gap_report(
     layers
         Layers by the trace's own ids, such as ``"3-10,17"``.
     time_limit
-        Seconds per layer for exact methods. Without it they get 2 s a layer and 12 s a setting.
+        Seconds per layer for exact methods. Without it they get 2 s a layer and 8 s a setting.
     jobs
         Layers solved at the same time.
     repeats
@@ -121,6 +123,7 @@ def gap_report(
         bound = {name: _bind(solver, SMALL_TIME_LIMIT, independent, seed) for name, solver in chosen.items()}
         plan += [(p, bound, independent) for p in small]
     studies, pictures = _carry_out(plan, heuristics, quiet)
+    small_loads = {p.load.source: p.load for p in small}
     facts = {
         "arguments": {
             "trace": [str(path) for path in trace], "gpus": gpus, "slots": slots, "nodes": nodes, "groups": groups,
@@ -132,7 +135,8 @@ def gap_report(
         "effort": {"seconds_per_layer": limit, "seconds_per_setting": effort.budget, "gap": effort.gap, "hint": True},
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": {"platform": platform.platform(), "cpu": _cpu(), "cores": f"{os.cpu_count()} cores"},
-        "traces": [record for record, _ in records] + ([_record(small[0].load, "generated")] if small else []),
+        "traces": [r for r, _ in records] + [_record(load, f"generated, seed {seed}") for load in small_loads.values()],
+        "small": list(small_loads),
         "impossible": impossible,
     }  # fmt: skip
     write(Path(out), contents(studies, pictures, facts))
@@ -153,9 +157,9 @@ def _check_arguments(
         raise InputError(f"--time-limit must be a number of seconds > 0, got {time_limit}")
     if (nodes is None) != (groups is None):
         raise InputError("--nodes and --groups belong together: groups of experts that live wholly on one node")
-    for option, value in (("--nodes", nodes), ("--groups", groups)):
-        if value is not None and value < 2:
-            raise InputError(f"{option} must be >= 2, got {value}; without both options placement is global")
+    for option, number in (("--nodes", nodes), ("--groups", groups)):
+        if number is not None and number < 2:
+            raise InputError(f"{option} must be >= 2, got {number}; without both options placement is global")
 
 
 def _pick_methods(
@@ -235,11 +239,15 @@ def _reference(path: str | os.PathLike[str], load: LoadMatrix, full: LoadMatrix,
 
 
 def _small_problems(seed: int) -> list[PlacementProblem]:
-    """Eight experts of a generated trace, where every solver closes every layer."""
+    """Pose a few experts of a generated trace, where every solver closes every layer."""
     from moeopt.traces import generate
 
-    values = generate("decode", num_layers=SMALL_LAYERS, num_experts=64, tokens=4096, seed=seed).total().values
-    return pose(LoadMatrix(values[:, :8], source="small"), SMALL_SHAPES)[0]
+    values = generate("prefill", num_layers=SMALL_LAYERS, num_experts=64, tokens=4096, seed=seed).total().values
+    problems = []
+    for num_experts, small_shapes in SMALL_SHAPES.items():
+        load = LoadMatrix(values[:, :num_experts], source=f"small_{num_experts}experts")
+        problems += pose(load, small_shapes)[0]
+    return problems
 
 
 def _carry_out(
@@ -257,7 +265,8 @@ def _carry_out(
         (len(heuristics) + len(exact)) * problem.num_layers * (2 if problem.hierarchical else 1)
         for problem, exact, _ in plan
     ]
-    studies, drawn = [], {}
+    studies: list[Study] = []
+    drawn: dict[str, bytes] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task("gap report", total=sum(steps))

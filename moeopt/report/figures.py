@@ -52,78 +52,93 @@ def pictures(study: Study) -> dict[str, bytes]:
 
 
 def heatmap(shares: Shares, layers: Mapping[str, list[int]], heading: str) -> Figure:
-    """Share of the layer's load on every GPU relative to the ideal, a panel per method."""
+    """Deviation of every GPU from the mean load of its layer, a panel per method."""
     import matplotlib.pyplot as plt
+    from matplotlib.colors import SymLogNorm
 
     columns = min(4, len(shares))
     lines = -(-len(shares) // columns)
     figure, grid = plt.subplots(
-        lines, columns, figsize=(2.9 * columns + 1.2, 2.9 * lines + 0.7), sharex=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    ratios = {name: share * share.shape[1] for name, share in shares.items()}
-    # A robust common scale: the vanilla layout's worst GPUs must not wash out all other panels.
-    deviations = np.concatenate([np.abs(ratio - 1).ravel() for ratio in ratios.values()])
-    reach = float(np.clip(np.quantile(deviations, 0.90), 0.01, 1.0))
-    image = None
-    for axes, (name, ratio) in zip(grid.flat, ratios.items(), strict=False):
-        image = axes.imshow(
-            ratio, aspect="auto", cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach, interpolation="nearest"
-        )
-        axes.set_title(f"{name}   max {ratio.max():.3f}", fontsize=10)
+        lines, columns, figsize=(2.7 * columns + 1.4, 2.8 * lines + 0.6), squeeze=False, layout="constrained"
+    )
+    # Logarithmic beyond 0.1 %: the vanilla layout is off by hundreds of per cent, a good one by tenths.
+    scale = SymLogNorm(linthresh=0.1, linscale=0.5, vmin=-100, vmax=100)
+    image: Any = None
+    for number, (name, share) in enumerate(shares.items()):
+        axes = grid.flat[number]
+        deviation = 100 * (share * share.shape[1] - 1)
+        image = axes.imshow(deviation, aspect="auto", cmap="RdBu_r", norm=scale, interpolation="nearest")
+        axes.set_title(f"{name}\nworst GPU +{deviation.max():.3g} %", fontsize=10)
         _layer_ticks(axes.yaxis, layers[name])
+        if number % columns == 0:
+            axes.set_ylabel("layer")
+        if number + columns >= len(shares):
+            axes.set_xlabel("GPU")
     for axes in grid.flat[len(shares) :]:
         axes.set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("layer")
-    for column in range(columns):
-        bottom = [axes for axes in grid[:, column] if axes.get_visible()][-1]
-        bottom.set_xlabel("GPU")
-        bottom.tick_params(labelbottom=True)
-    figure.colorbar(image, ax=grid, label="GPU load / mean GPU load", extend="both", shrink=0.9, aspect=40)
-    figure.suptitle(f"Load of every GPU — {heading}", fontsize=12)
+    bar = figure.colorbar(image, ax=grid, extend="max", shrink=0.9, aspect=40)
+    ticks = (-100, -10, -1, -0.1, 0, 0.1, 1, 10, 100)
+    bar.set_ticks(ticks, labels=[f"{tick:+g}" if tick else "0" for tick in ticks])
+    bar.set_label("GPU load above or below the layer's mean [%]")
+    figure.suptitle(f"Load of every GPU: {heading}", fontsize=12)
     return figure
 
 
 def box_plot(shares: Shares, heading: str, colours: Mapping[str, Any]) -> Figure:
-    """Spread of the normalised GPU loads per method, with the ideal 1/GPUs and the overall sigma."""
+    """Spread of the normalised GPU loads per method, with the ideal 1/GPUs and the overall sigma.
+
+    The second panel magnifies the neighbourhood of the ideal, where good methods differ.
+    """
     import matplotlib.pyplot as plt
 
     names = list(shares)
     num_gpus = shares[names[0]].shape[1]
-    figure, axes = plt.subplots(figsize=(8.5, 0.42 * len(names) + 1.7), layout="constrained")
-    boxes = axes.boxplot(
-        [shares[name].ravel() for name in names], orientation="horizontal", widths=0.62, patch_artist=True,
-        flierprops={"marker": ".", "markersize": 3, "alpha": 0.35, "markeredgewidth": 0, "markerfacecolor": "0.2"},
-        medianprops={"color": "black"},
-    )  # fmt: skip
-    for box, name in zip(boxes["boxes"], names, strict=True):
-        box.set_facecolor(colours[name])
-    axes.axvline(1 / num_gpus, color="0.25", linestyle="--", linewidth=1, label=f"ideal 1/{num_gpus}")
-    axes.set_yticks(range(1, len(names) + 1), [f"{name}\nσ = {shares[name].std():.5f}" for name in names], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the layer's load on one GPU (all layers, all GPUs)")
-    axes.set_title(f"Spread of GPU loads — {heading}", fontsize=12)
-    axes.legend(loc="lower right", frameon=True, fontsize=9)
-    _plain(axes, "x")
+    figure, panels = plt.subplots(
+        1, 2, figsize=(11, 0.42 * len(names) + 1.7), sharey=True, layout="constrained", width_ratios=(1.2, 1)
+    )
+    for axes in panels:
+        boxes = axes.boxplot(
+            [shares[name].ravel() for name in names], orientation="horizontal", widths=0.62, patch_artist=True,
+            flierprops={"marker": ".", "markersize": 3, "alpha": 0.35, "markeredgewidth": 0, "markerfacecolor": "0.2"},
+            medianprops={"color": "black"},
+        )  # fmt: skip
+        for box, name in zip(boxes["boxes"], names, strict=True):
+            box.set_facecolor(colours[name])
+        axes.axvline(1 / num_gpus, color="black", linestyle="--", linewidth=1, label=f"ideal 1/{num_gpus}")
+        axes.set_xlabel("share of the layer's load on one GPU")
+        _plain(axes, "x")
+    panels[0].set_yticks(range(1, len(names) + 1), [f"{name}\n$\\sigma$ = {shares[name].std():.3g}" for name in names])
+    panels[0].tick_params(axis="y", labelsize=8)
+    panels[0].invert_yaxis()
+    panels[0].legend(loc="lower right", frameon=True, fontsize=9)
+    reach = np.sort([np.abs(shares[name] - 1 / num_gpus).max() for name in names])[(len(names) - 1) // 2]
+    reach = max(float(reach), 1e-6 / num_gpus) * 1.15
+    panels[1].set_xlim(1 / num_gpus - reach, 1 / num_gpus + reach)
+    panels[1].locator_params(axis="x", nbins=5)
+    panels[1].ticklabel_format(axis="x", useOffset=False)
+    panels[0].set_title("all loads", fontsize=10)
+    panels[1].set_title("near the ideal", fontsize=10)
+    figure.suptitle(f"Spread of GPU loads over all layers: {heading}", fontsize=12)
     return figure
 
 
 def gap_by_layer(table: pd.DataFrame, heading: str, colours: Mapping[str, Any]) -> Figure:
-    """Gap to the lower bound by layer, a line per method."""
+    """Gap to the lower bound by layer, a line per method; marks shrink so that equal methods show."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(10, 4.6), layout="constrained")
     layers = sorted(table.layer.unique())
-    for number, (name, rows) in enumerate(table.groupby("method", sort=False)):
+    for name, rows in table.groupby("method", sort=False):
+        number = list(colours).index(str(name))
         axes.plot(
             np.searchsorted(layers, rows.layer), _drawn(rows.gap), color=colours[str(name)], linewidth=1.1,
-            marker=MARKERS[number % len(MARKERS)], markersize=4, label=str(name),
+            marker=MARKERS[number % len(MARKERS)], markersize=max(9 - number, 3), markerfacecolor="none",
+            linestyle="-" if number < 10 else "--", label=str(name),
         )  # fmt: skip
     _layer_ticks(axes.xaxis, [int(layer) for layer in layers], most=20)
     axes.set_xlabel("layer")
     _gap_axis(axes, "gap to the lower bound [%]")
-    axes.set_title(f"Gap by layer — {heading}", fontsize=12)
+    axes.set_title(f"Gap by layer: {heading}", fontsize=12)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     _plain(axes, "both")
     return figure
@@ -134,7 +149,8 @@ def gap_against_runtime(table: pd.DataFrame, heading: str, colours: Mapping[str,
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
-    for number, (name, rows) in enumerate(table.groupby("method", sort=False)):
+    for name, rows in table.groupby("method", sort=False):
+        number = list(colours).index(str(name))
         runtime, mean = float(rows.runtime_ms.sum()), float(rows.gap.mean())
         low, middle, high = (float(v) for v in _drawn(np.array([rows.gap.min(), mean, rows.gap.max()])))
         axes.plot([runtime, runtime], [low, high], color=colours[str(name)], linewidth=1.5, alpha=0.55)
@@ -143,6 +159,7 @@ def gap_against_runtime(table: pd.DataFrame, heading: str, colours: Mapping[str,
             markersize=8, label=str(name), linestyle="none",
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("runtime for all layers [ms]")
     _gap_axis(axes, "gap to the lower bound [%]")
     axes.set_title(f"Gap against runtime (mark: mean; bar: best to worst layer)\n{heading}", fontsize=11)
@@ -173,7 +190,8 @@ def _colours(names: list[str]) -> dict[str, Any]:
 
 
 def _drawn(gap: Any) -> NDArray[np.float64]:
-    return np.maximum(np.asarray(gap, dtype=float) * 100, FLOOR)
+    percent: NDArray[np.float64] = np.maximum(np.asarray(gap, dtype=float) * 100, FLOOR)
+    return percent
 
 
 def _gap_axis(axes: Axes, text: str) -> None:

@@ -27,9 +27,7 @@ def check_folder(out: Path) -> None:
         raise InputError(f"--out {out}: {existing} cannot be written to")
 
 
-def contents(
-    studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Mapping[str, Any]
-) -> dict[str, bytes]:
+def contents(studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Mapping[str, Any]) -> dict[str, bytes]:
     """Return every file of the report by its path in the report's folder."""
     summary = summary_table(studies)
     files: dict[str, bytes] = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt import metrics
 from moeopt.bounds import Bound
 from moeopt.compare import Method, Run, judge, run
 from moeopt.placement import Placement
@@ -106,13 +107,12 @@ def layer_bound(study: Study) -> Bound:
 def best_makespan(study: Study) -> NDArray[np.float64]:
     """Return the least makespan any method reached, ``[layers]``, NaN where none has a placement."""
     by_layer = study.layers.groupby("layer", sort=False).makespan.min()
-    return by_layer.loc[list(study.problem.load.layer_ids)].to_numpy(dtype=float)
+    makespan: NDArray[np.float64] = by_layer.loc[list(study.problem.load.layer_ids)].to_numpy(dtype=float)
+    return makespan
 
 
 def best_placement(problem: PlacementProblem, runs: Mapping[str, Run]) -> Placement | None:
     """Return the best row of all placements, layer by layer; None where a layer has none."""
-    from moeopt import metrics
-
     found = [r.placement for r in runs.values() if r.placement is not None and r.solved.size == problem.num_layers]
     if not found:
         return None
@@ -145,7 +145,7 @@ def _layer_by_layer(
         answer = run(part, lambda part, rows=rows: solver(part, None if hint is None else hint[rows]))  # type: ignore[misc]
         outcomes += _outcomes(answer, part.num_layers, name)
         progress(name, part.num_layers)
-        if answer.status is SolveStatus.SKIPPED:
+        if answer.status is SolveStatus.SKIPPED and len(outcomes) == part.num_layers:
             progress(name, problem.num_layers - len(outcomes))
             return answer
     return Run(conclude(problem, outcomes, effort.gap), (time.perf_counter() - start,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ SUMMARY_COLUMNS = (
     "runtime_ms_mean", "runtime_ms_std", "runtime_ms_min", "runtime_ms_max", "runtime_ms_median",
     "policy_price", "note",
 )  # fmt: skip
+
+SHOWN_NOTES = 2
+"""Reasons of one method that a summary row repeats; ``layers.csv`` has all."""
 
 HEADINGS = ("method", "mean gap %", "max gap %", "step gap %", "imbal.", "sigma", "moves", "opt. %", "run ms")
 
@@ -51,7 +55,8 @@ def _summarise(study: Study, name: str) -> dict[str, Any]:
     problem, run = study.problem, study.runs[name]
     rows = study.layers[study.layers.method == name]
     solved = rows[rows.makespan.notna()]
-    notes = [note for note in dict.fromkeys(rows.note) if note]
+    counts = Counter(note for note in rows.note if note)
+    notes = [note if n == len(rows) else f"{note} ({n} layers)" for note, n in counts.most_common(SHOWN_NOTES)]
     row: dict[str, Any] = {
         "trace": problem.load.source,
         "num_gpus": problem.num_gpus,
@@ -63,7 +68,7 @@ def _summarise(study: Study, name: str) -> dict[str, Any]:
         "layers_solved": len(solved),
         "share_optimal": float((rows.status == "OPTIMAL").mean()),
         "policy_price": rows.lower_bound.sum() / rows.global_bound.sum() if problem.hierarchical else np.nan,
-        "note": "; ".join(notes),
+        "note": "; ".join(notes) + ("; ..." if len(counts) > SHOWN_NOTES else ""),
     }
     if run.placement is not None and len(solved):
         index = run.solved.tolist()
@@ -76,9 +81,9 @@ def _summarise(study: Study, name: str) -> dict[str, Any]:
             "moves": int(solved.moves.sum()),
         }
     if run.seconds:
-        milliseconds = np.array(run.seconds) * 1e3
+        runtimes = np.array(run.seconds) * 1e3
         for statistic in ("mean", "std", "min", "max", "median"):
-            row[f"runtime_ms_{statistic}"] = float(getattr(np, statistic)(milliseconds))
+            row[f"runtime_ms_{statistic}"] = float(getattr(np, statistic)(runtimes))
     return row
 
 
@@ -105,10 +110,10 @@ def cells(row: pd.Series[Any]) -> list[str]:
         name,
         *(percent(row[column]) for column in ("mean_gap", "max_gap", "step_gap")),
         f"{row.mean_imbalance:.4f}",
-        f"{row.sigma:.5f}",
+        f"{row.sigma:.2g}",
         f"{row.moves:d}",
         f"{100 * row.share_optimal:.0f}",
-        f"{row.runtime_ms_median:.1f}" if row.runtime_ms_median < 1000 else f"{row.runtime_ms_median:.0f}",
+        milliseconds(row.runtime_ms_median),
     ]
 
 
@@ -117,6 +122,11 @@ def percent(value: float) -> str:
     if 0 < value < 5e-6:
         return "<0.001"
     return f"{100 * value:.3f}"
+
+
+def milliseconds(value: float) -> str:
+    """Return milliseconds with the decimals that matter."""
+    return f"{value:.3f}" if value < 1 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -131,7 +141,14 @@ def terminal(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in rows:
