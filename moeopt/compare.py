@@ -116,7 +116,7 @@ def compare(
     >>> mine = lambda problem: Placement([[0, 3, 1, 2]], problem.num_experts, problem.num_gpus)
     >>> table = compare(problem, {"contiguous": balancers.contiguous, "mine": mine})
     >>> [str(status) for status in table.status]
-    ['FEASIBLE', 'FEASIBLE']
+    ['FEASIBLE', 'OPTIMAL']
     """
     if repeats < 1 or warmup < 0:
         raise InputError(f"repeats must be >= 1 and warmup >= 0, got repeats={repeats}, warmup={warmup}")
