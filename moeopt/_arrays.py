@@ -88,6 +88,10 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_hashable(item) for item in value)
+    if isinstance(value, dict):
+        return repr(value)
     return (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
 
 

@@ -59,6 +59,9 @@ class Solution(ArrayFields):
         Seconds spent on each layer.
     note
         What a reader should know about a layer, e.g. why it was skipped.
+    certificate
+        What lets an outsider re-check the bound, as JSON-able dicts; None where the bound is
+        combinatorial (it can be recomputed) or its method leaves no witness.
     """
 
     placement: Placement | None
@@ -70,6 +73,7 @@ class Solution(ArrayFields):
     bound_source: tuple[str, ...]
     runtime: NDArray[np.float64]
     note: tuple[str, ...]
+    certificate: tuple[dict[str, Any] | None, ...]
 
     @property
     def num_layers(self) -> int:
@@ -117,6 +121,7 @@ class LayerOutcome:
     status: SolveStatus | None = None
     runtime: float = 0.0
     note: str = ""
+    certificate: dict[str, Any] | None = None
 
 
 def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: float = DEFAULT_GAP) -> Solution:
@@ -137,6 +142,7 @@ def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: f
     moves = np.array([score[1] for score in scored])
     objective = makespan if problem.objective == "makespan" else moves
     lower, source, status = combinatorial.value.copy(), list(combinatorial.source), []
+    certificate: list[dict[str, Any] | None] = [None] * len(outcomes)
     for layer, outcome in enumerate(outcomes):
         claimed = np.nan if outcome.lower_bound is None else float(outcome.lower_bound)
         if problem.objective == "moves":
@@ -145,6 +151,7 @@ def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: f
             lower[layer], source[layer] = np.nan, ""
         elif np.isnan(lower[layer]) or claimed > lower[layer]:
             lower[layer], source[layer] = claimed, outcome.bound_source
+            certificate[layer] = outcome.certificate
         status.append(_status(objective[layer], lower[layer], outcome.status, gap))
     found = [outcome.phy2log is not None for outcome in outcomes]
     rows = [o.phy2log if o.phy2log is not None else np.full(problem.slots, -1) for o in outcomes]
@@ -158,6 +165,7 @@ def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: f
         bound_source=tuple(source),
         runtime=frozen(np.array([outcome.runtime for outcome in outcomes], dtype=float)),
         note=tuple(outcome.note for outcome in outcomes),
+        certificate=tuple(certificate),
     )
 
 

@@ -100,6 +100,7 @@ def _solve_one(
         status=outcome.status,
         runtime=time.perf_counter() - start,
         note=outcome.note,
+        certificate=outcome.certificate,
     )
 
 

@@ -1,0 +1,163 @@
+"""The choice of replica counts at a threshold, as columns and rows; exact integer arithmetic.
+
+For two slots a GPU and given counts, a makespan of at most T is reached exactly if no size exceeds
+T and for every v in (T/2, T] the replicas of size >= v find as many partners of size <= T - v:
+
+    f(v) = #{size >= v} + #{size > T - v} <= slots,        and f(2T) = #{all} <= slots.
+
+It suffices to ask this at the sizes ``v`` above T/2 that occur. Choosing a count for every expert
+(one column each), every f(v) is linear in the choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from solvers.highs import load_highs
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+MARGIN = 1e-9
+"""Sizes are compared in float64; the threshold searched exceeds the one claimed by this, relatively."""
+
+_WEIGHT_SCALE = 2.0**30
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """One column per (expert, count) still possible, sorted by expert, then count.
+
+    ``row[i]`` is, for a size above T/2, the row of its own breakpoint (1..K, falling sizes), and
+    for a smaller one the first breakpoint v with size <= T - v (K+1 if it fits beside none).
+    """
+
+    expert: Integers
+    count: Integers
+    size: Floats
+    large: NDArray[np.bool_]
+    row: Integers
+    points: Floats
+    threshold: float
+    num_slots: int
+
+    @property
+    def num_experts(self) -> int:
+        return int(self.expert[-1]) + 1
+
+    @property
+    def first(self) -> NDArray[np.intp]:
+        """First column of every expert."""
+        return np.flatnonzero(np.diff(self.expert, prepend=-1))
+
+
+def columns_at(load: Floats, threshold: float, num_slots: int, cap: int) -> Columns | None:
+    """All undominated columns with size at most ``threshold`` and at most ``cap`` copies.
+
+    None if some expert has no column: the threshold is infeasible. ``cap`` must be proven (every
+    other expert needs a slot).
+    """
+    expert = np.repeat(np.arange(len(load)), cap)
+    count = np.tile(np.arange(1, cap + 1), len(load))
+    size = load[expert] / count
+    fits = size <= threshold
+    if not fits.reshape(len(load), cap)[:, -1].all():
+        return None
+    return _arrange(expert[fits], count[fits], size[fits], threshold, num_slots)
+
+
+def restrict(columns: Columns, keep: NDArray[np.bool_]) -> Columns:
+    """Only the columns to keep; breakpoints that no column has any more are merged."""
+    kept = columns.expert[keep], columns.count[keep], columns.size[keep]
+    return _arrange(*kept, columns.threshold, columns.num_slots)
+
+
+def _arrange(expert: Integers, count: Integers, size: Floats, threshold: float, num_slots: int) -> Columns:
+    """Rows of the columns, and dominance: small copies that fit beside the same sizes should be few.
+
+    Replacing c copies by fewer that fit beside the same breakpoints lowers some f and raises none.
+    """
+    large = size > threshold / 2
+    points = np.unique(size[large])[::-1]
+    row = np.empty(len(size), dtype=np.int64)
+    row[large] = np.searchsorted(-points, -size[large]) + 1
+    row[~large] = np.searchsorted(threshold - points, size[~large], side="left") + 1
+    keep = np.ones(len(size), dtype=bool)
+    keep[1:] = (np.diff(expert) != 0) | large[1:] | large[:-1] | (np.diff(row) != 0)
+    fields = (field[keep] for field in (expert, count, size, large, row))
+    return Columns(*fields, points=points, threshold=threshold, num_slots=num_slots)
+
+
+def relax(columns: Columns) -> Integers:
+    """Dual weights, as integers, of the least excess max f(v) - slots over fractional choices.
+
+    The weights ``[1 + K]`` (total count first, then the breakpoints) are only a guess at the best
+    ones: whatever they are, ``exclude`` draws valid conclusions from them.
+    """
+    num_columns, experts, rows = len(columns.expert), columns.num_experts, len(columns.points) + 1
+    chained = np.flatnonzero(columns.row < rows)
+    every, steps = np.arange(num_columns), np.arange(rows)
+    sign = np.where(columns.large, columns.count, -columns.count)[chained]
+    # rows: one count per expert; f(2T) = all copies, f(v_k) = f(v_{k-1}) + large - small; f <= slots + excess
+    blocks = [
+        (columns.expert, every, np.ones(num_columns)),
+        (np.full(num_columns, experts), every, columns.count),
+        (experts + columns.row[chained], chained, sign),
+        (experts + steps, num_columns + steps, -np.ones(rows)),
+        (experts + steps[1:], num_columns + steps[:-1], np.ones(rows - 1)),
+        (experts + rows + steps, num_columns + steps, np.ones(rows)),
+        (experts + rows + steps, np.full(rows, num_columns + rows), -np.ones(rows)),
+    ]
+    i, j, value = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    matrix = sp.csc_matrix((value.astype(float), (i, j)))
+    highspy = load_highs()
+    free = highspy.kHighsInf
+    model = highspy.HighsLp()
+    model.num_row_, model.num_col_ = matrix.shape
+    model.col_cost_ = np.append(np.zeros(num_columns + rows), 1.0)
+    model.col_lower_ = np.append(np.zeros(num_columns), np.full(rows + 1, -free))
+    model.col_upper_ = np.full(model.num_col_, free)
+    model.row_lower_ = np.concatenate([np.ones(experts), np.zeros(rows), np.full(rows, -free)])
+    model.row_upper_ = np.concatenate([np.ones(experts), np.zeros(rows), np.full(rows, float(columns.num_slots))])
+    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("threads", 1)
+    solver.passModel(model)
+    solver.run()
+    duals = np.maximum(-np.array(solver.getSolution().row_dual)[-rows:], 0.0)
+    return np.rint(duals * _WEIGHT_SCALE).astype(np.int64)
+
+
+def exclude(columns: Columns, weights: Integers) -> NDArray[np.bool_] | None:
+    """Columns that the weighted sum of the rows leaves possible; None if it leaves no choice at all.
+
+    Every feasible choice has sum_v weight(v) f(v) <= slots * sum_v weight(v). Where the cheapest
+    columns of all experts exceed it, the threshold is infeasible; where a column does beside the
+    cheapest of the others, that column is in no feasible choice. All in 64-bit integers.
+    """
+    cost = columns.count * _replica_cost(columns, weights)
+    cheapest = np.minimum.reduceat(cost, columns.first)
+    slack = columns.num_slots * int(weights.sum()) - int(cheapest.sum())
+    return None if slack < 0 else cost - cheapest[columns.expert] <= slack
+
+
+def _replica_cost(columns: Columns, weights: Integers) -> Integers:
+    """What one copy of each column adds to the weighted sum of the rows."""
+    below = np.concatenate([[0], np.cumsum(weights)])  # below[k] = weights of rows 0..k-1
+    return np.where(columns.large, 2 * below[-1] - below[np.minimum(columns.row, len(weights))], below[columns.row])
+
+
+def witness(columns: Columns, weights: Integers) -> dict[str, list[Any]]:
+    """The weights and where they sit, as plain numbers; moved by half the margin, so that exact
+    comparisons at the claimed threshold find at least what the floating-point ones found.
+    """
+    points = np.append(2 * columns.threshold, columns.points - columns.threshold * MARGIN / 2)
+    used = np.flatnonzero(weights)
+    return {"points": [float(points[i]) for i in used], "weights": [int(weights[i]) for i in used]}

@@ -1,0 +1,170 @@
+"""Two slots a GPU: search the replica counts, prove that no others do better."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt import bounds
+from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan, refuse_unless_pairs
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
+from solvers._pairing_model import MARGIN, Columns, columns_at, exclude, relax, restrict, witness
+from solvers._pairing_search import decide
+from solvers.layers import Limits, solve_layers
+
+_MOVES = 300_000
+"""Moves in a run of the annealing: a tenth of a second at 320 slots."""
+
+
+def solve_pairing(
+    problem: PlacementProblem,
+    *,
+    time_limit: float | None = None,
+    gap: float = DEFAULT_GAP,
+    workers: int = 1,
+    hint: Placement | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Solution:
+    """Optimal placement for two slots a GPU, with or without replicas.
+
+    Parameters
+    ----------
+    problem
+        ``[layers, experts]`` loads on GPUs of two slots; no hierarchy, no move limit.
+    time_limit
+        Seconds per layer; None = until every layer is closed.
+    gap
+        Relative distance to the bound at which a placement counts as optimal.
+    workers
+        Threads of CP-SAT within one layer.
+    hint
+        A placement whose replica counts the search starts from, where they beat EPLB's.
+    seed
+        Seed of the annealing and of CP-SAT.
+    jobs
+        Layers solved side by side, in processes.
+
+    Raises
+    ------
+    UnsupportedError
+        For another number of slots a GPU, a hierarchical or a move-limited problem.
+
+    Notes
+    -----
+    For given replica counts, pairing the largest replica with the smallest is optimal, so only the
+    counts are searched: annealing first; then the makespan to beat, less the gap, is tried as a
+    threshold. A linear relaxation refutes it (bound source ``pairing_lp``, with a certificate that
+    exact arithmetic re-checks), or leaves few counts open, among which CP-SAT finds better ones or
+    proves there are none (``pairing_cpsat``: rests on that solver's search).
+
+    Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
+    Where it is not, the bound is that of the problem with colocation (and at most one copy of an
+    expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
+    """
+    refuse_unless_pairs(problem)
+    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
+
+
+def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
+    return _LayerSearch(problem, limits).run(None if hint is None else hint.replica_count[0])
+
+
+class _LayerSearch:
+    """One layer: the best counts so far, the best bound so far, and the steps that close the gap."""
+
+    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
+        self.problem, self.limits = problem, limits
+        self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
+        self.deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
+        self.load = problem.load.values[0].astype(float)
+        self.counts = greedy_counts(self.load, problem)
+        self.makespan = paired_makespan(self.load, self.counts, problem.slots)
+        self.bound = float(bounds.lower_bound(problem).value[0])
+        self.source = ""
+        self.certificate: dict[str, Any] | None = None
+
+    def run(self, start: NDArray[np.int64] | None) -> LayerOutcome:
+        if start is not None:
+            self._accept(start)
+        self._improve()
+        while not self._closed() and not self._late():
+            threshold = self.makespan / (1 + self.gap)
+            columns = self._refute(threshold)
+            if columns is None:
+                break
+            if not self._search(columns, threshold):
+                self._raise_bound(threshold)
+                break
+            self._improve()
+        return LayerOutcome(
+            phy2log=pair_up(self.load, self.counts, self.problem),
+            lower_bound=self.bound,
+            bound_source=self.source,
+            certificate=self.certificate,
+        )
+
+    def _closed(self) -> bool:
+        return self.makespan <= self.bound * (1 + self.gap)
+
+    def _late(self) -> bool:
+        return time.perf_counter() >= self.deadline
+
+    def _accept(self, counts: NDArray[np.int64]) -> None:
+        makespan = paired_makespan(self.load, counts, self.problem.slots)
+        if makespan < self.makespan:
+            self.counts, self.makespan = counts, makespan
+
+    def _improve(self) -> None:
+        if not self._closed():
+            target = self.bound * (1 + self.gap)
+            self._accept(anneal(self.load, self.counts, self.problem, target, _MOVES, self.limits.seed))
+
+    def _refute(self, threshold: float) -> Columns | None:
+        """Prove ``threshold`` infeasible by relaxation (None), or return the columns it leaves."""
+        slots = self.problem.slots
+        columns = columns_at(self.load, threshold * (1 + MARGIN), slots, self.problem.max_replicas)
+        rounds = []
+        while columns is not None:
+            weights = relax(columns)
+            rounds.append(witness(columns, weights))
+            keep = exclude(columns, weights)
+            if keep is None:
+                break
+            before = len(keep)
+            columns = restrict(columns, keep)
+            if len(columns.expert) > 0.9 * before:
+                return columns
+        certificate = {"method": "pairing_lp", "threshold": threshold, "rounds": rounds}
+        self._prove(threshold, "pairing_lp", certificate)
+        return None
+
+    def _search(self, columns: Columns, threshold: float) -> bool:
+        """Let CP-SAT decide ``threshold``; whether it did before the deadline."""
+        left = max(self.deadline - time.perf_counter(), 0.01)
+        verdict = decide(columns, self.counts, left, self.limits.workers, self.limits.seed)
+        if verdict.infeasible:
+            self._prove(threshold, "pairing_cpsat", {"method": "pairing_cpsat", "threshold": threshold})
+        elif verdict.counts is not None:
+            self._accept(verdict.counts)
+        return verdict.infeasible or verdict.counts is not None
+
+    def _raise_bound(self, ceiling: float) -> None:
+        """Bisect for the largest threshold that the relaxation refutes."""
+        floor = self.bound
+        while ceiling > floor * (1 + self.gap):
+            threshold = (floor + ceiling) / 2
+            if self._refute(threshold) is None:
+                floor = threshold
+            else:
+                ceiling = threshold
+
+    def _prove(self, bound: float, source: str, certificate: dict[str, Any]) -> None:
+        if bound > self.bound:
+            self.bound, self.source, self.certificate = bound, source, certificate
