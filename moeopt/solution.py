@@ -105,6 +105,7 @@ class Solution(ArrayFields):
             bound_source=tuple(self.bound_source[i] for i in rows),
             runtime=frozen(self.runtime[rows]),
             note=tuple(self.note[i] for i in rows),
+            certificate=tuple(self.certificate[i] for i in rows),
         )
 
 

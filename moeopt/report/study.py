@@ -164,6 +164,7 @@ def _outcomes(answer: Run, num_layers: int, name: str) -> list[LayerOutcome]:
             status=solution.status[i],
             runtime=float(solution.runtime[i]),
             note=solution.note[i],
+            certificate=solution.certificate[i],
         )
         for i in range(num_layers)
     ]
