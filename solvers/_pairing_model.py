@@ -135,17 +135,18 @@ def relax(columns: Columns) -> Integers:
     return np.rint(duals * _WEIGHT_SCALE).astype(np.int64)
 
 
-def exclude(columns: Columns, weights: Integers) -> NDArray[np.bool_] | None:
-    """Columns that the weighted sum of the rows leaves possible; None if it leaves no choice at all.
+def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[np.bool_]:
+    """Columns that the weighted sum of the rows leaves possible; none at all if the threshold is infeasible.
 
     Every feasible choice has sum_v weight(v) f(v) <= slots * sum_v weight(v). Where the cheapest
     columns of all experts exceed it, the threshold is infeasible; where a column does beside the
-    cheapest of the others, that column is in no feasible choice. All in 64-bit integers.
+    cheapest of the others, that column is in no feasible choice. All in 64-bit integers. A
+    ``share`` below 1 leaves only columns that use up no more than this part of the slack.
     """
     cost = columns.count * _replica_cost(columns, weights)
     cheapest = np.minimum.reduceat(cost, columns.first)
     slack = columns.num_slots * int(weights.sum()) - int(cheapest.sum())
-    return None if slack < 0 else cost - cheapest[columns.expert] <= slack
+    return cost - cheapest[columns.expert] <= slack * share
 
 
 def _replica_cost(columns: Columns, weights: Integers) -> Integers:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from solvers._pairing_model import Columns
+from solvers.layers import Limits
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,12 @@ class Verdict:
     infeasible: bool = False
 
 
-def decide(columns: Columns, hint: NDArray[np.int64], time_limit: float, workers: int, seed: int) -> Verdict:
+def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: float, limits: Limits) -> Verdict:
     """Find one count per expert with f(v) <= slots at every breakpoint, or prove there is none.
 
     The f(v) are chained, each written as the one before plus what enters minus what leaves, so
-    that every column stands in one equation.
+    that every column stands in one equation. ``effort`` is CP-SAT's deterministic time, so that a
+    search within ``seconds`` can be repeated.
     """
     model = cp_model.CpModel()
     last = np.append(columns.first[1:], len(columns.expert))
@@ -48,10 +50,11 @@ def decide(columns: Columns, hint: NDArray[np.int64], time_limit: float, workers
         model.add(total + step == following)
         total = following
     solver = cp_model.CpSolver()
-    solver.parameters.num_workers = workers
-    solver.parameters.random_seed = seed
-    if time_limit < math.inf:
-        solver.parameters.max_time_in_seconds = time_limit
+    solver.parameters.num_workers = limits.workers
+    solver.parameters.random_seed = limits.seed
+    solver.parameters.max_deterministic_time = effort
+    if seconds < math.inf:
+        solver.parameters.max_time_in_seconds = seconds
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         return Verdict(infeasible=True)

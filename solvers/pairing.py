@@ -21,6 +21,9 @@ from solvers.layers import Limits, solve_layers
 _MOVES = 300_000
 """Moves in a run of the annealing: a tenth of a second at 320 slots."""
 
+_LIKELY = 0.05
+"""Share of the relaxation's slack that a count may cost to be tried before the others."""
+
 
 def solve_pairing(
     problem: PlacementProblem,
@@ -87,28 +90,42 @@ class _LayerSearch:
         self.counts = greedy_counts(self.load, problem)
         self.makespan = paired_makespan(self.load, self.counts, problem.slots)
         self.bound = float(bounds.lower_bound(problem).value[0])
-        self.source = ""
+        self.source, self.effort = "", 1.0
         self.certificate: dict[str, Any] | None = None
 
     def run(self, start: NDArray[np.int64] | None) -> LayerOutcome:
         if start is not None:
             self._accept(start)
         self._improve()
-        while not self._closed() and not self._late():
-            threshold = self.makespan / (1 + self.gap)
-            columns = self._refute(threshold)
-            if columns is None:
-                break
-            if not self._search(columns, threshold):
-                self._raise_bound(threshold)
-                break
-            self._improve()
+        self._close()
         return LayerOutcome(
             phy2log=pair_up(self.load, self.counts, self.problem),
             lower_bound=self.bound,
             bound_source=self.source,
             certificate=self.certificate,
         )
+
+    def _close(self) -> None:
+        """Try the makespan to beat; where that takes too long, lower thresholds, then more effort.
+
+        Thresholds close to the relaxation's bound are quick to refute, those close to the best
+        makespan quick to reach; the hard ones lie between.
+        """
+        undecided = math.inf
+        while not self._closed() and not self._late():
+            ceiling = self.makespan / (1 + self.gap)
+            if undecided - self.bound < max(self.gap * self.bound, (ceiling - self.bound) / 4):
+                self.effort *= 2
+                undecided = math.inf
+                self._improve()
+                continue
+            threshold = min(ceiling, (self.bound + undecided) / 2)
+            before = self.makespan
+            if not self._decide(threshold):
+                undecided = threshold
+            elif self.makespan < before:
+                undecided = math.inf
+                self._improve()
 
     def _closed(self) -> bool:
         return self.makespan <= self.bound * (1 + self.gap)
@@ -123,47 +140,37 @@ class _LayerSearch:
 
     def _improve(self) -> None:
         if not self._closed():
-            target = self.bound * (1 + self.gap)
-            self._accept(anneal(self.load, self.counts, self.problem, target, _MOVES, self.limits.seed))
+            target, moves = self.bound * (1 + self.gap), round(_MOVES * self.effort)
+            self._accept(anneal(self.load, self.counts, self.problem, target, moves, self.limits.seed))
 
-    def _refute(self, threshold: float) -> Columns | None:
-        """Prove ``threshold`` infeasible by relaxation (None), or return the columns it leaves."""
-        slots = self.problem.slots
-        columns = columns_at(self.load, threshold * (1 + MARGIN), slots, self.problem.max_replicas)
+    def _decide(self, threshold: float) -> bool:
+        """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
+        columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
         rounds = []
         while columns is not None:
             weights = relax(columns)
             rounds.append(witness(columns, weights))
-            keep = exclude(columns, weights)
-            if keep is None:
+            possible = exclude(columns, weights)
+            if not possible.any():
                 break
-            before = len(keep)
-            columns = restrict(columns, keep)
-            if len(columns.expert) > 0.9 * before:
-                return columns
-        certificate = {"method": "pairing_lp", "threshold": threshold, "rounds": rounds}
-        self._prove(threshold, "pairing_lp", certificate)
-        return None
+            likely = restrict(columns, exclude(columns, weights, _LIKELY))
+            shrunk = possible.sum() < 0.9 * len(possible)
+            columns = restrict(columns, possible)
+            if not shrunk:
+                return self._search(likely, threshold, proof=False) or self._search(columns, threshold, proof=True)
+        self._prove(threshold, "pairing_lp", {"method": "pairing_lp", "threshold": threshold, "rounds": rounds})
+        return True
 
-    def _search(self, columns: Columns, threshold: float) -> bool:
-        """Let CP-SAT decide ``threshold``; whether it did before the deadline."""
+    def _search(self, columns: Columns, threshold: float, proof: bool) -> bool:
+        """Let CP-SAT choose among ``columns``; ``proof`` says that they are all that is possible."""
         left = max(self.deadline - time.perf_counter(), 0.01)
-        verdict = decide(columns, self.counts, left, self.limits.workers, self.limits.seed)
-        if verdict.infeasible:
-            self._prove(threshold, "pairing_cpsat", {"method": "pairing_cpsat", "threshold": threshold})
-        elif verdict.counts is not None:
+        verdict = decide(columns, self.counts, left, self.effort, self.limits)
+        if verdict.counts is not None:
             self._accept(verdict.counts)
-        return verdict.infeasible or verdict.counts is not None
-
-    def _raise_bound(self, ceiling: float) -> None:
-        """Bisect for the largest threshold that the relaxation refutes."""
-        floor = self.bound
-        while ceiling > floor * (1 + self.gap):
-            threshold = (floor + ceiling) / 2
-            if self._refute(threshold) is None:
-                floor = threshold
-            else:
-                ceiling = threshold
+            return True
+        if verdict.infeasible and proof:
+            self._prove(threshold, "pairing_cpsat", {"method": "pairing_cpsat", "threshold": threshold})
+        return verdict.infeasible and proof
 
     def _prove(self, bound: float, source: str, certificate: dict[str, Any]) -> None:
         if bound > self.bound:
