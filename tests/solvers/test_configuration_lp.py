@@ -1,0 +1,135 @@
+"""The configuration LP never exceeds the optimum, and its witnesses stand up to exact arithmetic."""
+
+import itertools
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from moeopt.errors import UnsupportedError
+from solvers.configuration_lp import configuration_bound
+
+
+def optimum(loads, num_gpus, slots_per_gpu):
+    """Least makespan over all replica counts and packings, colocation and empty slots allowed, by enumeration."""
+    slots, experts = num_gpus * slots_per_gpu, len(loads)
+    best = Fraction(sum(loads))
+    for counts in itertools.product(range(1, slots - experts + 2), repeat=experts):
+        if sum(counts) > slots:
+            continue
+        replicas = sorted((Fraction(w, c) for w, c in zip(loads, counts, strict=True) for _ in range(c)), reverse=True)
+        best = pack(replicas, [Fraction(0)] * num_gpus, [slots_per_gpu] * num_gpus, best)
+    return best
+
+
+def pack(replicas, load, free, best):
+    if not replicas:
+        return min(best, max(load))
+    tried = set()
+    for gpu in range(len(load)):
+        state = (load[gpu], free[gpu])
+        if not free[gpu] or state in tried or load[gpu] + replicas[0] >= best:
+            continue
+        tried.add(state)
+        load[gpu] += replicas[0]
+        free[gpu] -= 1
+        best = pack(replicas[1:], load, free, best)
+        load[gpu] -= replicas[0]
+        free[gpu] += 1
+    return best
+
+
+def holds(certificate, loads, num_gpus, slots_per_gpu):
+    """Check a certificate in fractions, by every multiset of replicas that no other one dominates."""
+    prices, needed = certificate["prices"], certificate["needed"]
+    threshold = Fraction(certificate["threshold"])
+    if len(prices) != len(loads) or any(not isinstance(p, int) or p < 0 for p in prices):
+        return False
+    if not isinstance(needed, int) or needed * num_gpus > sum(prices) + num_gpus - 1:
+        return False
+    most = num_gpus * slots_per_gpu - len(loads) + 1
+    items = sorted(
+        (Fraction(w) / c, -(-price // c)) for w, price in zip(loads, prices, strict=True) for c in range(1, most + 1)
+    )
+    front = [(Fraction(0), 0)]
+    for size, price in items:
+        if price > front[-1][1]:
+            front.append((size, price))
+    return not any(
+        sum(price for _, price in content) >= needed and sum(size for size, _ in content) < threshold
+        for content in itertools.combinations_with_replacement(front, slots_per_gpu)
+    )
+
+
+def small_instances(count):
+    """Loads with ties, zeros and dominating experts on 1 to 3 GPUs of 2 to 4 slots, with and without replicas."""
+    rng = np.random.default_rng(5)
+    for index in range(count):
+        num_gpus, slots_per_gpu = [(2, 2), (3, 2), (2, 3), (3, 2), (2, 4), (3, 3), (1, 3)][index % 7]
+        slots = num_gpus * slots_per_gpu
+        redundant = int(rng.integers(0, min(slots - 1, 3 if slots > 6 else 4)))
+        loads = rng.integers(0, [3, 30, 1000][index % 3], slots - redundant)
+        if index % 4 == 0:
+            loads[0] = 5 * loads.sum() + 1
+        yield [int(w) for w in loads], num_gpus, slots_per_gpu
+
+
+def test_bound_never_exceeds_the_optimum_and_its_certificate_holds_exactly():
+    sharp = 0
+    for loads, num_gpus, slots_per_gpu in small_instances(350):
+        bound = configuration_bound(loads, num_gpus, slots_per_gpu)
+        best = optimum(loads, num_gpus, slots_per_gpu)
+        case = (loads, num_gpus, slots_per_gpu, bound)
+        assert Fraction(bound.value) <= best, case
+        assert bound.value >= sum(loads) / num_gpus * (1 - 1e-9), case
+        if best:
+            assert bound.certificate["threshold"] == bound.value, case
+            assert holds(json.loads(json.dumps(bound.certificate)), loads, num_gpus, slots_per_gpu), case
+        sharp += bound.value >= float(best) * (1 - 1e-5)
+    assert sharp > 100
+
+
+def forge_higher_threshold(certificate):
+    return certificate | {"threshold": certificate["threshold"] * 1.01}
+
+
+def forge_lower_need(certificate):
+    return certificate | {"needed": certificate["needed"] * 2}
+
+
+def forge_one_price(certificate):
+    prices = list(certificate["prices"])
+    prices[int(np.argmin(prices))] = max(prices)
+    return certificate | {"prices": prices, "needed": -(-sum(prices) // 3)}
+
+
+@pytest.mark.parametrize("forge", [forge_higher_threshold, forge_lower_need, forge_one_price])
+def test_a_forged_certificate_is_refused(forge):
+    loads = [90, 40, 33, 21, 14, 9, 3]
+    certificate = configuration_bound(loads, 3, 3).certificate
+    assert holds(certificate, loads, 3, 3)
+    assert not holds(forge(certificate), loads, 3, 3)
+
+
+def test_a_dominating_expert_lifts_the_bound_above_the_mean_to_the_optimum():
+    loads = [100, 10, 10, 10]
+    assert configuration_bound(loads, 2, 2).value == pytest.approx(110)
+
+
+def test_zero_loads_give_a_zero_bound():
+    assert configuration_bound([0, 0, 0], 1, 3).value == 0
+
+
+@pytest.mark.parametrize("slots_per_gpu", [1, 5])
+def test_other_numbers_of_slots_are_refused(slots_per_gpu):
+    with pytest.raises(UnsupportedError, match="2 to 4 slots"):
+        configuration_bound([3, 2, 1], 3, slots_per_gpu)
+
+
+def test_a_target_stops_the_climb_once_it_is_proven():
+    loads = np.random.default_rng(3).pareto(1.2, 24)
+    full = configuration_bound(loads, 10, 3)
+    early = configuration_bound(loads, 10, 3, target=float(loads.sum()) / 10)
+    assert early.value <= full.value
+    assert full.ceiling >= full.value
