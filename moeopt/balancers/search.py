@@ -1,0 +1,230 @@
+"""A near-optimal balancer: EPLB's placement, improved by exchanges until it meets the lower bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt import bounds, bounds_partition
+from moeopt.balancers._search_kernels import improve
+from moeopt.balancers._search_limited import limited_descent
+from moeopt.balancers.eplb import eplb
+from moeopt.errors import InputError, PlacementError, UnsupportedError
+from moeopt.load import LoadMatrix
+from moeopt.placement import Placement, as_placement
+from moeopt.problem import PlacementProblem
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_CLOSE = 9e-5
+"""Default distance to the bound at which a layer is done: within the usual tolerance of 1e-4."""
+
+_SMALL = 64
+"""Slots up to which further stages are cheap enough to belong to the default mode."""
+
+_PARALLEL_SLOTS = 4096
+"""Slots in all layers together from which a second thread pays for itself."""
+
+
+def search(
+    problem: PlacementProblem,
+    *,
+    start: Placement | Any = None,
+    budget: float | None = None,
+    target: Any = None,
+    seed: int = 0,
+) -> Placement:
+    """Exchange experts, and change replica counts, until every layer is near its lower bound.
+
+    Stages, each applied to the layers that are still above their target: swaps from the fullest
+    GPU; dealing replicas to GPUs anew, each filled as close to a cap as random draws and two
+    pointers find, with repair of a few GPUs at a time that gathers the slack; moving a copy from one
+    expert to another. A stage never leaves a layer worse, and what it does depends on the layer,
+    the stage and the seed only, so a larger budget never gives a worse answer.
+
+    Parameters
+    ----------
+    start
+        Placement (or ``[layers, slots]``) to improve; EPLB's by default. Problems with
+        ``max_moves`` start from their reference.
+    budget
+        Seconds for all layers together, checked between stages; None = a fixed number of stages,
+        the same answer on every machine.
+    target
+        Makespan at which a layer is done, a number or ``[layers]``; by default the best combinatorial
+        lower bound plus 0.009 %.
+    seed
+        Of the random draws, >= 0.
+
+    Raises
+    ------
+    UnsupportedError
+        If the problem minimises moves, or no feasible start is known: EPLB, ``start`` or the
+        reference breaks a rule that swaps cannot mend.
+    InputError
+        For a budget that is not a number >= 0, a negative seed or a target of the wrong shape.
+    PlacementError
+        If ``start`` breaks the problem.
+
+    Notes
+    -----
+    Swapping is O(slots) a pair of GPUs with the fullest, dealing O(slots**2) in all. Best fit under
+    a cap with gathered slack follows bin-packing practice: A. Alvim, C. Ribeiro, F. Glover, D. Aloise,
+    "A hybrid improvement heuristic for the one-dimensional bin packing problem", J. Heuristics 10
+    (2004), doi 10.1023/B:HEUR.0000026267.44673.ed.
+    """
+    if problem.objective != "makespan":
+        raise UnsupportedError("search minimises the makespan; with max_makespan the problem minimises moves")
+    if budget is not None and not budget >= 0:
+        raise InputError(f"budget must be seconds >= 0 or None, got {budget!r}")
+    if seed < 0:
+        raise InputError(f"seed must be >= 0, got {seed}")
+    deadline = None if budget is None else time.perf_counter() + budget
+    goal = _target(problem, target)
+    first = _start(problem, start)
+    if problem.max_moves is not None:
+        return limited_descent(problem, first, goal)
+    if problem.hierarchical:
+        return _by_node(problem, first, goal, deadline, seed)
+    return _placement(problem, _climb(problem, first.by_gpu, goal, deadline, seed))
+
+
+def _target(problem: PlacementProblem, target: Any) -> Floats:
+    if target is None:
+        best = bounds.lower_bound(problem).value
+        return np.fmax(best, bounds_partition.kernel(problem)) * (1 + _CLOSE)
+    values = np.asarray(target, dtype=float)
+    if values.ndim > 1 or values.size not in (1, problem.num_layers):
+        raise InputError(f"target must be a number or [{problem.num_layers}], got shape {values.shape}")
+    return np.broadcast_to(values, (problem.num_layers,)).copy()
+
+
+def _start(problem: PlacementProblem, start: Any) -> Placement:
+    """The given placement, the reference, or EPLB's, made feasible where EPLB colocates."""
+    if start is not None:
+        placement = as_placement(start, problem.num_experts, problem.num_gpus)
+        problem.check(placement)
+        return placement
+    placement = eplb(problem)
+    if problem.max_moves is not None:
+        assert problem.reference is not None
+        placement = problem.reference
+    elif not problem.allow_colocated:
+        placement = _separated(problem, placement)
+    try:
+        problem.check(placement)
+    except PlacementError as error:
+        raise UnsupportedError(f"search has no feasible placement to start from: {error}") from None
+    return placement
+
+
+def _separated(problem: PlacementProblem, placement: Placement) -> Placement:
+    """``placement``, with layers in which a GPU holds an expert twice dealt anew."""
+    slots = placement.phy2log.copy()
+    nodes = problem.num_nodes if problem.hierarchical else 1
+    node_of_group = _hosts(problem, placement) if nodes > 1 else np.zeros((problem.num_layers, problem.num_groups))
+    per_group = problem.num_experts // problem.num_groups
+    for layer in np.flatnonzero((placement.copies > 1).any(axis=(1, 2))):
+        dealt = []
+        for node in range(nodes):
+            experts = np.flatnonzero(np.repeat(node_of_group[layer] == node, per_group))
+            weight = problem.load.values[layer, experts].astype(float)
+            order = _dealt_in_turn(weight, problem.num_gpus // nodes, problem.slots_per_gpu)
+            dealt.append(np.where(order < 0, -1, experts[order]))
+        slots[layer] = np.concatenate(dealt)
+    return _placement(problem, slots)
+
+
+def _dealt_in_turn(weight: Floats, gpus: int, per_gpu: int) -> Ints:
+    """Slots ``[gpus * per_gpu]`` that never hold an expert twice on a GPU.
+
+    Counts are greedy, at most one copy a GPU; copies of an expert follow each other and are dealt
+    to the GPUs in turn, so they all go to different ones.
+    """
+    experts = len(weight)
+    extra = min(gpus * per_gpu - experts, experts * (gpus - 1))
+    heat = weight[:, None] / np.arange(1, max(gpus, 2))
+    granted = np.argsort(-heat, axis=None, kind="stable")[:extra] // heat.shape[1]
+    copies = 1 + np.bincount(granted, minlength=experts)
+    falling = np.argsort(-weight / copies, kind="stable")
+    replicas = np.full(gpus * per_gpu, -1)
+    replicas[: experts + extra] = np.repeat(falling, copies[falling])
+    dealt: Ints = replicas.reshape(per_gpu, gpus).T.ravel()
+    return dealt
+
+
+def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float | None, seed: int) -> Ints:
+    """Run the stages on all layers as flat problems; returns ``[layers, gpus, k]``."""
+    slots = np.where(start < 0, problem.num_experts, start)
+    weight = problem.load.values.astype(float)
+    makespan = np.full(problem.num_layers, np.inf)
+    halves = [slice(None)]
+    if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1:
+        halves = [slice(0, None, 2), slice(1, None, 2)]
+    with ThreadPoolExecutor(len(halves)) as pool:
+        for stage in _stages(problem, deadline):
+
+            def run(rows: slice, stage: int = stage) -> tuple[slice, Ints, Floats]:
+                part, reached = slots[rows].copy(), makespan[rows].copy()
+                switches = problem.allow_colocated, problem.allow_empty_slots
+                improve(part, weight[rows].copy(), goal[rows].copy(), stage, seed, *switches, reached)
+                return rows, part, reached
+
+            for rows, part, reached in pool.map(run, halves):
+                slots[rows], makespan[rows] = part, reached
+            if np.all(makespan <= goal):
+                break
+    return np.where(slots == problem.num_experts, -1, slots)
+
+
+def _stages(problem: PlacementProblem, deadline: float | None) -> Iterator[int]:
+    """Stage numbers while time is left; a few without a deadline."""
+    if problem.slots_per_gpu == 1 and problem.num_redundant == 0:
+        return
+    last = 6 if problem.slots <= _SMALL else 1
+    for stage in count():
+        if stage > last if deadline is None else time.perf_counter() >= deadline:
+            return
+        yield stage
+
+
+def _by_node(problem: PlacementProblem, first: Placement, goal: Floats, deadline: float | None, seed: int) -> Placement:
+    """Every node is a flat problem of its own, once groups are dealt to nodes."""
+    nodes, size = problem.num_nodes, problem.num_experts // problem.num_groups
+    layers = problem.num_layers
+    hosts = _hosts(problem, first)
+    member = (np.argsort(hosts, axis=1, kind="stable")[:, :, None] * size + np.arange(size)).reshape(layers * nodes, -1)
+    rows = PlacementProblem(
+        LoadMatrix(
+            np.take_along_axis(problem.load.values, member.reshape(layers, -1), axis=1).reshape(len(member), -1)
+        ),
+        num_gpus=problem.num_gpus // nodes,
+        num_slots=problem.slots // nodes,
+        allow_colocated=problem.allow_colocated,
+        allow_empty_slots=problem.allow_empty_slots,
+    )
+    local = np.full((layers * nodes, problem.num_experts + 1), -1)
+    np.put_along_axis(local, member, np.arange(member.shape[1])[None, :], axis=1)
+    slots = first.phy2log.reshape(layers * nodes, -1)
+    begin = np.take_along_axis(local, slots, axis=1).reshape(layers * nodes, rows.num_gpus, -1)
+    best = _climb(rows, begin, np.repeat(goal, nodes), deadline, seed).reshape(layers * nodes, -1)
+    experts = np.take_along_axis(member, np.maximum(best, 0), axis=1)
+    return _placement(problem, np.where(best < 0, -1, experts))
+
+
+def _hosts(problem: PlacementProblem, placement: Placement) -> Ints:
+    """``[layers, groups]`` node of every group."""
+    per_node = placement.copies.reshape(problem.num_layers, problem.num_nodes, -1, problem.num_experts).sum(axis=2)
+    hosts: Ints = per_node[:, :, :: problem.num_experts // problem.num_groups].argmax(axis=1)
+    return hosts
+
+
+def _placement(problem: PlacementProblem, slots: Ints) -> Placement:
+    return Placement(slots.reshape(problem.num_layers, -1), problem.num_experts, problem.num_gpus)
