@@ -15,7 +15,7 @@ from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
-MAX_VARIABLES = 250_000
+MAX_VARIABLES = 100_000
 """Models beyond this many copy variables are refused: no back end closes them in minutes."""
 
 

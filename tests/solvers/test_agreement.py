@@ -1,0 +1,108 @@
+"""Brute force, CP-SAT, HiGHS and CBC must find the same optimum; bounds must never exceed it."""
+
+import numpy as np
+import pytest
+
+from moeopt import PlacementProblem, SolveStatus
+from solvers import SOLVERS, solve_brute_force, solve_cpsat, solve_milp
+from tests.instances import INSTANCES
+from tests.solvers.problems import random_problem
+
+RELATIVE = 1e-6
+
+
+def _assert_same(solution, oracle):
+    assert solution.status == oracle.status, (solution.note, solution.objective, oracle.objective)
+    if oracle.status[0] is SolveStatus.INFEASIBLE:
+        assert solution.placement is None
+        assert np.isnan(solution.lower_bound[0])
+        return
+    assert solution.objective[0] == pytest.approx(oracle.objective[0], rel=RELATIVE, abs=1e-9)
+    assert solution.lower_bound[0] <= oracle.objective[0] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", INSTANCES)
+def test_every_back_end_knows_the_optimum_of_every_named_instance(solver, name):
+    problem, optimum = INSTANCES[name].problem, INSTANCES[name].optimum
+    solution = SOLVERS[solver](problem, gap=0)
+    if optimum is None:
+        assert solution.status == (SolveStatus.INFEASIBLE,)
+        return
+    assert solution.status == (SolveStatus.OPTIMAL,)
+    assert solution.objective[0] == pytest.approx(optimum, rel=RELATIVE)
+    problem.check(solution.placement)
+
+
+def _agree_on(seeds, solvers):
+    for seed in seeds:
+        problem = random_problem(seed)
+        oracle = solve_brute_force(problem, gap=0)
+        for solver in solvers:
+            _assert_same(SOLVERS[solver](problem, gap=0), oracle)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_cpsat_and_highs_agree_with_brute_force(block):
+    _agree_on(range(block * 10, block * 10 + 10), ["cpsat", "highs"])
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_cbc_agrees_with_brute_force(block):
+    _agree_on(range(block * 10, block * 10 + 10), ["cbc"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(20))
+def test_all_four_agree_on_two_hundred_more(block):
+    _agree_on(range(1000 + block * 10, 1000 + block * 10 + 10), ["cpsat", "highs", "cbc"])
+
+
+def _agree_on_mixtral(load, gpus, slots):
+    problem = PlacementProblem(load, gpus, slots, allow_empty_slots=True)
+    cpsat, highs = solve_cpsat(problem, time_limit=120), solve_milp(problem, time_limit=120)
+    assert cpsat.is_optimal
+    assert highs.is_optimal
+    assert cpsat.makespan == pytest.approx(highs.makespan, rel=2e-4)
+
+
+@pytest.mark.parametrize("trace", ["mixtral/mistral_c4", "mixtral/mistral_github"])
+@pytest.mark.parametrize(("gpus", "slots"), [(2, 8), (4, 8), (8, 8), (2, 10)])
+def test_cpsat_and_highs_agree_on_mixtral(recording, trace, gpus, slots):
+    _agree_on_mixtral(recording(trace), gpus, slots)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trace", ["mixtral/mistral_c4", "mixtral/mistral_github"])
+@pytest.mark.parametrize(("gpus", "slots"), [(2, 12), (4, 12), (8, 16)])
+def test_cpsat_and_highs_agree_on_mixtral_with_more_redundancy(recording, trace, gpus, slots):
+    _agree_on_mixtral(recording(trace), gpus, slots)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trace", ["olmoe/olmoe_c4", "olmoe/olmoe_arxiv", "olmoe/olmoe_github"])
+def test_cpsat_and_highs_agree_on_olmoe(recording, trace):
+    problem = PlacementProblem(recording(trace), 8)
+    cpsat = solve_cpsat(problem, time_limit=60)
+    highs = solve_milp(problem, time_limit=60)
+    assert cpsat.is_optimal
+    assert highs.is_optimal
+    assert cpsat.makespan == pytest.approx(highs.makespan, rel=2e-4)
+
+
+def test_adding_a_slot_per_gpu_never_raises_the_optimum():
+    for seed in range(200, 215):
+        loads = np.random.default_rng(seed).integers(1, 100, 6)
+        values = [
+            solve_cpsat(PlacementProblem([loads], 2, slots, allow_empty_slots=True), gap=0).makespan[0]
+            for slots in (6, 8, 10)
+        ]
+        assert values == sorted(values, reverse=True)
+
+
+def test_permuting_the_experts_leaves_the_optimum():
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        loads = rng.integers(1, 100, 7)
+        first = solve_cpsat(PlacementProblem([loads], 4, 8), gap=0).makespan[0]
+        assert solve_milp(PlacementProblem([rng.permutation(loads)], 4, 8), gap=0).makespan[0] == pytest.approx(first)
