@@ -23,6 +23,9 @@ from solvers.highs import load_highs
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+MAX_COLUMNS = 20_000_000
+"""Experts times copies that fit in memory before most of them are found superfluous."""
+
 MARGIN = 1e-9
 """Sizes are compared in float64; the threshold searched exceeds the one claimed by this, relatively."""
 
@@ -97,8 +100,11 @@ def relax(columns: Columns) -> Integers:
     """Dual weights, as integers, of the least excess max f(v) - slots over fractional choices.
 
     The weights ``[1 + K]`` (total count first, then the breakpoints) are only a guess at the best
-    ones: whatever they are, ``exclude`` draws valid conclusions from them.
+    ones: whatever they are, ``exclude`` draws valid conclusions from them. Where every expert has
+    one column, the row with the most excess says all.
     """
+    if len(columns.expert) == columns.num_experts:
+        return _fullest_row(columns)
     num_columns, experts, rows = len(columns.expert), columns.num_experts, len(columns.points) + 1
     chained = np.flatnonzero(columns.row < rows)
     every, steps = np.arange(num_columns), np.arange(rows)
@@ -133,6 +139,16 @@ def relax(columns: Columns) -> Integers:
     solver.run()
     duals = np.maximum(-np.array(solver.getSolution().row_dual)[-rows:], 0.0)
     return np.rint(duals * _WEIGHT_SCALE).astype(np.int64)
+
+
+def _fullest_row(columns: Columns) -> Integers:
+    """Weight 1 on the largest f(v) of the only choice there is."""
+    sign = np.where(columns.large, columns.count, -columns.count)
+    steps = np.bincount(columns.row, weights=sign, minlength=len(columns.points) + 2)[: len(columns.points) + 1]
+    steps[0] = columns.count.sum()
+    weights = np.zeros(len(steps), dtype=np.int64)
+    weights[np.argmax(np.cumsum(steps))] = 1
+    return weights
 
 
 def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[np.bool_]:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from moeopt import bounds
 from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan, refuse_unless_pairs
+from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
-from solvers._pairing_model import MARGIN, Columns, columns_at, exclude, relax, restrict, witness
-from solvers._pairing_search import decide
+from solvers._pairing_model import MARGIN, MAX_COLUMNS, Columns, columns_at, exclude, relax, restrict, witness
+from solvers._pairing_search import Verdict, decide
 from solvers.layers import Limits, solve_layers
 
 _MOVES = 300_000
@@ -57,7 +58,7 @@ def solve_pairing(
     Raises
     ------
     UnsupportedError
-        For another number of slots a GPU, a hierarchical or a move-limited problem.
+        For another number of slots a GPU, a hierarchical or a move-limited problem, or millions of counts.
 
     Notes
     -----
@@ -72,6 +73,11 @@ def solve_pairing(
     expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
     """
     refuse_unless_pairs(problem)
+    if problem.num_experts * problem.max_replicas > MAX_COLUMNS:
+        raise UnsupportedError(
+            f"pairing lists every count of every expert: {problem.num_experts} experts with up to "
+            f"{problem.max_replicas} copies each are more than {MAX_COLUMNS}"
+        )
     return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
 
 
@@ -84,7 +90,8 @@ class _LayerSearch:
 
     def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
         self.problem, self.limits = problem, limits
-        self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
+        finest = FLOAT_RESOLUTION if problem.num_redundant == 0 else max(limits.gap, FLOAT_RESOLUTION)
+        self.gap = 0.99 * finest  # without replicas there is nothing to search, so no reason to stop early
         self.deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
         self.load = problem.load.values[0].astype(float)
         self.counts = greedy_counts(self.load, problem)
@@ -157,21 +164,24 @@ class _LayerSearch:
             shrunk = possible.sum() < 0.9 * len(possible)
             columns = restrict(columns, possible)
             if not shrunk:
-                return self._search(likely, threshold, proof=False) or self._search(columns, threshold, proof=True)
-        self._prove(threshold, "pairing_lp", {"method": "pairing_lp", "threshold": threshold, "rounds": rounds})
+                if self._search(likely).counts is not None:
+                    return True
+                verdict = self._search(columns)
+                if verdict.infeasible:
+                    self._prove(threshold, "pairing_cpsat", rounds)
+                return verdict.infeasible or verdict.counts is not None
+        self._prove(threshold, "pairing_lp", rounds)
         return True
 
-    def _search(self, columns: Columns, threshold: float, proof: bool) -> bool:
-        """Let CP-SAT choose among ``columns``; ``proof`` says that they are all that is possible."""
+    def _search(self, columns: Columns) -> Verdict:
+        """Let CP-SAT choose among ``columns``."""
         left = max(self.deadline - time.perf_counter(), 0.01)
         verdict = decide(columns, self.counts, left, self.effort, self.limits)
         if verdict.counts is not None:
             self._accept(verdict.counts)
-            return True
-        if verdict.infeasible and proof:
-            self._prove(threshold, "pairing_cpsat", {"method": "pairing_cpsat", "threshold": threshold})
-        return verdict.infeasible and proof
+        return verdict
 
-    def _prove(self, bound: float, source: str, certificate: dict[str, Any]) -> None:
+    def _prove(self, bound: float, source: str, rounds: list[dict[str, Any]]) -> None:
         if bound > self.bound:
-            self.bound, self.source, self.certificate = bound, source, certificate
+            self.bound, self.source = bound, source
+            self.certificate = {"method": source, "threshold": bound, "rounds": rounds}

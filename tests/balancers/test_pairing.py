@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from moeopt import metrics
+from moeopt.balancers import eplb
+from moeopt.balancers.pairing import pair_up, paired_makespan, pairing
+from moeopt.errors import UnsupportedError
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+
+
+def random_problem(seed, **rules):
+    rng = np.random.default_rng(seed)
+    gpus = int(rng.integers(2, 20))
+    experts = int(rng.integers(2, 2 * gpus + 1))
+    load = rng.choice([0, 1, 5, 5, 17, 90, 300], experts) + rng.integers(0, 3, experts)
+    return PlacementProblem(load, gpus, 2 * gpus, **rules)
+
+
+def random_counts(seed, problem):
+    rng = np.random.default_rng(seed)
+    counts = np.ones(problem.num_experts, dtype=np.int64)
+    for _ in range(int(rng.integers(0, problem.num_redundant + 1))):
+        room = np.flatnonzero(counts < problem.max_replicas)
+        if len(room):
+            counts[rng.choice(room)] += 1
+    return counts
+
+
+def makespan_of(problem, counts):
+    return metrics.makespan(metrics.gpu_load(problem.load, as_placement(problem, counts)))[0]
+
+
+def as_placement(problem, counts):
+    load = problem.load.values[0].astype(float)
+    return Placement(pair_up(load, counts, problem), problem.num_experts, problem.num_gpus)
+
+
+@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("allow_colocated", [True, False])
+@pytest.mark.parametrize("allow_empty_slots", [True, False])
+def test_any_counts_become_a_placement_that_keeps_the_rules(seed, allow_colocated, allow_empty_slots):
+    problem = random_problem(seed, allow_colocated=allow_colocated, allow_empty_slots=allow_empty_slots)
+    problem.check(as_placement(problem, random_counts(seed, problem)))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_filling_empty_slots_never_raises_the_makespan(seed):
+    sparse = random_problem(seed, allow_empty_slots=True)
+    full = random_problem(seed, allow_empty_slots=False)
+    counts = random_counts(seed, sparse)
+    assert makespan_of(full, counts) <= makespan_of(sparse, counts) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_makespan_of_counts_is_that_of_their_placement(seed):
+    problem = random_problem(seed, allow_empty_slots=True)
+    counts = random_counts(seed, problem)
+    predicted = paired_makespan(problem.load.values[0].astype(float), counts, problem.slots)
+    assert makespan_of(problem, counts) == pytest.approx(predicted, rel=1e-12)
+
+
+@pytest.mark.parametrize("allow_colocated", [True, False])
+def test_never_worse_than_eplb_and_better_where_counts_matter(allow_colocated):
+    load = np.ceil(np.random.default_rng(1).lognormal(6, 0.8, (4, 64))).astype(int)
+    problem = PlacementProblem(load, 40, 80, allow_colocated=allow_colocated)
+    found = pairing(problem)
+    problem.check(found)
+    ours, theirs = (metrics.makespan(metrics.gpu_load(load, placement)) for placement in (found, eplb(problem)))
+    assert (ours <= theirs * (1 + 1e-12)).all()
+    assert (ours < theirs).any()
+
+
+def test_same_seed_same_placement():
+    problem = PlacementProblem(np.random.default_rng(2).integers(1, 999, 30), 20, 40)
+    assert pairing(problem, seed=7) == pairing(problem, seed=7)
+
+
+def test_pairs_only():
+    with pytest.raises(UnsupportedError, match="slots_per_gpu=3"):
+        pairing(PlacementProblem([3, 2, 1], 1))

@@ -1,0 +1,204 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import LinearConstraint, milp
+
+from moeopt.errors import UnsupportedError
+from moeopt.problem import PlacementProblem
+from moeopt.solution import SolveStatus
+from solvers._pairing_model import columns_at, exclude
+from solvers.brute_force import solve_brute_force
+from solvers.pairing import solve_pairing
+from solvers.pairing_certificate import possible_counts, refutes
+
+
+def small_load(rng, experts):
+    """Loads as they hurt: flat with ties, zeros, a dominating expert, or skewed."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return rng.integers(0, 4, experts)
+    if kind == 1:
+        return np.concatenate([[rng.integers(50, 200)], rng.integers(0, 30, experts - 1)])
+    if kind == 2:
+        return rng.integers(1, 60, experts)
+    return np.ceil(rng.lognormal(3, 1, experts)).astype(int)
+
+
+def small_problem(rng, **rules):
+    gpus = int(rng.integers(1, 5))
+    experts = int(rng.integers(2, 2 * gpus + 1))
+    return PlacementProblem(small_load(rng, experts), gpus, 2 * gpus, **rules)
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("allow_empty_slots", [True, False])
+def test_optimum_agrees_with_brute_force(seed, allow_empty_slots):
+    problem = small_problem(np.random.default_rng(seed), allow_empty_slots=allow_empty_slots)
+    oracle = solve_brute_force(problem).makespan[0]
+    solution = solve_pairing(problem, gap=0.0)
+    assert solution.is_optimal
+    assert solution.makespan[0] == pytest.approx(oracle, rel=2e-6)
+    assert solution.lower_bound[0] <= oracle * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("allow_empty_slots", [True, False])
+def test_without_colocation_the_bound_holds_and_optimal_is_optimal(seed, allow_empty_slots):
+    rng = np.random.default_rng(1000 + seed)
+    problem = small_problem(rng, allow_empty_slots=allow_empty_slots, allow_colocated=False)
+    oracle = solve_brute_force(problem).makespan[0]
+    solution = solve_pairing(problem, gap=0.0)
+    assert solution.lower_bound[0] <= oracle * (1 + 1e-12)
+    assert solution.makespan[0] >= oracle * (1 - 1e-12)
+    if solution.is_optimal:
+        assert solution.makespan[0] == pytest.approx(oracle, rel=2e-6)
+
+
+def medium_problem(seed, experts=40, gpus=24):
+    load = np.ceil(np.random.default_rng(seed).lognormal(6, 0.8, experts)).astype(np.int64)
+    return PlacementProblem(load, gpus, 2 * gpus, allow_empty_slots=True)
+
+
+def proofs(method, wanted=5):
+    """Layers whose bound rests on ``method``: (problem, solution), certificates through JSON."""
+    found = []
+    for seed in range(40):
+        problem = medium_problem(seed)
+        solution = solve_pairing(problem)
+        if solution.bound_source[0] == method:
+            found.append((problem, solution, json.loads(json.dumps(solution.certificate[0]))))
+        if len(found) == wanted:
+            break
+    assert len(found) == wanted
+    return found
+
+
+def check(problem, certificate):
+    return refutes(problem.load.values[0].tolist(), problem.slots, problem.max_replicas, certificate)
+
+
+def test_linear_bounds_are_refuted_anew_in_exact_arithmetic():
+    for problem, solution, certificate in proofs("pairing_lp"):
+        assert certificate["threshold"] == solution.lower_bound[0]
+        assert check(problem, certificate)
+
+
+def test_forged_certificates_are_rejected():
+    for problem, solution, certificate in proofs("pairing_lp", wanted=2):
+        higher = copy.deepcopy(certificate) | {"threshold": float(solution.makespan[0])}
+        assert not check(problem, higher)
+        assert not check(problem, certificate | {"rounds": []})
+        empty = copy.deepcopy(certificate)
+        for weighted in empty["rounds"]:
+            weighted["weights"] = [0] * len(weighted["weights"])
+        assert not check(problem, empty)
+        negative = copy.deepcopy(certificate)
+        for weighted in negative["rounds"]:
+            weighted["weights"] = [-weight for weight in weighted["weights"]]
+        assert not check(problem, negative)
+
+
+def choice_exists(load, num_slots, threshold, choices):
+    """Ask HiGHS, with one dense row for every size above half the threshold, for a count per expert."""
+    expert = np.array([e for e, counts in enumerate(choices) for _ in counts])
+    count = np.array([c for counts in choices for c in counts])
+    size = load[expert] / count
+    points = [2 * threshold, *np.unique(size[size > threshold / 2])]
+    rows = [count * (1.0 * (size >= v) + (size > threshold - v)) for v in points]
+    one_each = LinearConstraint((expert == np.arange(len(load))[:, None]).astype(float), 1, 1)
+    fits = LinearConstraint(np.array(rows), -np.inf, num_slots)
+    result = milp(np.zeros(len(count)), constraints=[one_each, fits], integrality=np.ones(len(count)), bounds=(0, 1))
+    assert result.status in (0, 2)
+    return result.status == 0
+
+
+def test_what_a_search_proof_leaves_open_another_solver_finds_infeasible_too():
+    for problem, _, certificate in proofs("pairing_cpsat", wanted=4):
+        load = problem.load.values[0].astype(float)
+        left = possible_counts(load.tolist(), problem.slots, problem.max_replicas, certificate)
+        assert left is not None
+        assert not check(problem, certificate)
+        assert not choice_exists(load, problem.slots, certificate["threshold"], left)
+
+
+def test_the_solver_asked_in_these_tests_finds_a_choice_where_there_is_one():
+    problem = medium_problem(0)
+    makespan = float(solve_pairing(problem).makespan[0]) * (1 + 1e-9)
+    every = [list(range(1, problem.max_replicas + 1))] * problem.num_experts
+    load = problem.load.values[0].astype(float)
+    fitting = [[c for c in counts if w / c <= makespan] for w, counts in zip(load, every, strict=True)]
+    assert choice_exists(load, problem.slots, makespan, fitting)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_weights_whatsoever_exclude_no_placement_that_exists(seed):
+    rng = np.random.default_rng(seed)
+    problem = small_problem(rng, allow_empty_slots=True)
+    best = solve_brute_force(problem)
+    threshold = (float(best.makespan[0]) or 1.0) * (1 + 1e-12)  # the true makespan may be rounded off
+    counts = best.placement.replica_count[0]
+    load = problem.load.values[0].astype(float)
+    columns = columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas)
+    for _ in range(20):
+        weights = rng.integers(0, 5, 1 + len(columns.points))
+        possible = exclude(columns, weights)
+        points = [2 * columns.threshold, *columns.points]
+        certificate = {"threshold": threshold, "rounds": [{"points": points, "weights": weights.tolist()}]}
+        left = possible_counts(load.tolist(), problem.slots, problem.max_replicas, certificate)
+        assert possible.any()
+        assert left is not None
+        assert all(c in choices for c, choices in zip(counts.tolist(), left, strict=True))
+
+
+def test_partition_is_exact_however_large():
+    load = np.random.default_rng(0).integers(1, 10**6, 20_000)
+    solution = solve_pairing(PlacementProblem(load, 10_000))
+    ordered = np.sort(load)
+    assert solution.is_optimal
+    assert solution.makespan[0] == (ordered + ordered[::-1]).max()
+    assert solution.gap[0] <= 1e-6
+
+
+def test_time_limit_leaves_a_placement_and_an_honest_bound():
+    problem = medium_problem(3, experts=200, gpus=130)
+    solution = solve_pairing(problem, time_limit=0.05)
+    problem.check(solution.placement)
+    assert solution.status[0] in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
+    assert solution.lower_bound[0] <= solve_pairing(problem, time_limit=3).makespan[0]
+
+
+def test_a_hint_is_not_worsened():
+    problem = medium_problem(5)
+    best = solve_pairing(problem)
+    again = solve_pairing(problem, hint=best.placement, time_limit=0.01)
+    assert again.makespan[0] <= best.makespan[0] * (1 + 1e-12)
+
+
+def test_all_loads_zero_cost_nothing():
+    solution = solve_pairing(PlacementProblem(np.zeros(5, dtype=int), 4, 8))
+    assert solution.is_optimal
+    assert solution.makespan[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_gpus": 2, "num_slots": 6}, "slots_per_gpu=3"),
+        ({"num_gpus": 2, "num_nodes": 2, "num_groups": 2}, "num_nodes=2"),
+        ({"num_gpus": 2, "reference": [[0, 1, 2, 3]], "max_moves": 1}, "max_moves"),
+    ],
+)
+def test_other_problems_are_refused_with_the_reason(arguments, message):
+    with pytest.raises(UnsupportedError, match=message):
+        solve_pairing(PlacementProblem([4, 3, 2, 1], **arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["decode_in1000out1000", "prefill_in1024"])
+def test_recorded_layers_on_144_gpus_are_proven_optimal(recording, name):
+    load = recording(f"deepseek-v3/{name}")[::12]
+    solution = solve_pairing(PlacementProblem(load, 144, 288, allow_empty_slots=True))
+    assert solution.is_optimal
+    assert (solution.gap <= 1e-4).all()
