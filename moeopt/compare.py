@@ -208,13 +208,16 @@ def _best_bound(
     _refuse_contradiction(problem, runs)
     combinatorial = bounds.lower_bound(problem)
     value, source = combinatorial.value.copy(), list(combinatorial.source)
-    claims = [] if given is None else [(given.value, given.source)]
+    certificate = list(combinatorial.certificate)
+    unproven = (None,) * problem.num_layers
+    claims = [] if given is None else [(given.value, given.source, given.certificate or unproven)]
     for name, run in runs.items():
         if run.solution is not None:
-            claims.append((run.solution.lower_bound, tuple(s or name for s in run.solution.bound_source)))
-    for claimed, origin in claims:
+            origin = tuple(s or name for s in run.solution.bound_source)
+            claims.append((run.solution.lower_bound, origin, run.solution.certificate))
+    for claimed, origin, proof in claims:
         for layer in np.flatnonzero(np.isnan(value) | (claimed > value)):
-            value[layer], source[layer] = claimed[layer], origin[layer]
+            value[layer], source[layer], certificate[layer] = claimed[layer], origin[layer], proof[layer]
     for name, score in scores.items():
         wrong = np.flatnonzero(score.objective < value * (1 - FLOAT_RESOLUTION))
         if wrong.size:
@@ -226,7 +229,7 @@ def _best_bound(
             )
         # A floating-point solver's bound may stand above a feasible objective by its tolerance.
         value = np.where(score.objective < value, score.objective, value)
-    return Bound(value, tuple(source))
+    return Bound(value, tuple(source), tuple(certificate))
 
 
 def _refuse_contradiction(problem: PlacementProblem, runs: Mapping[str, Run]) -> None:

@@ -60,8 +60,8 @@ class Solution(ArrayFields):
     note
         What a reader should know about a layer, e.g. why it was skipped.
     certificate
-        What lets an outsider re-check the bound, as JSON-able dicts; None where the bound is
-        combinatorial (it can be recomputed) or its method leaves no witness.
+        What lets an outsider re-check the bound, as JSON-able dicts; None where the bound rests
+        on a solver's search.
     """
 
     placement: Placement | None
@@ -137,11 +137,20 @@ def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: f
     PlacementError
         If a back end returned a placement that breaks the problem.
     """
-    combinatorial = bounds.lower_bound(problem)
-    scored = [_score(problem[layer], outcome) for layer, outcome in enumerate(outcomes)]
-    makespan = np.array([score[0] for score in scored])
-    moves = np.array([score[1] for score in scored])
+    found = np.array([outcome.phy2log is not None for outcome in outcomes])
+    rows = np.full((problem.num_layers, problem.slots), -1, dtype=np.int64)
+    makespan, moves = np.full((2, problem.num_layers), np.nan)
+    if found.any():
+        rows[found] = [outcome.phy2log for outcome in outcomes if outcome.phy2log is not None]
+        part, placed = problem, Placement(rows[found], problem.num_experts, problem.num_gpus)
+        if not found.all():
+            part = problem[np.flatnonzero(found)]
+        part.check(placed)
+        makespan[found] = metrics.makespan(metrics.gpu_load(part.load, placed))
+        if part.reference is not None:
+            moves[found] = metrics.moves(part.reference, placed)
     objective = makespan if problem.objective == "makespan" else moves
+    combinatorial = bounds.lower_bound(problem)
     lower, source, status = combinatorial.value.copy(), list(combinatorial.source), []
     certificate: list[dict[str, Any] | None] = [None] * len(outcomes)
     for layer, outcome in enumerate(outcomes):
@@ -150,14 +159,14 @@ def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: f
             claimed = np.ceil(claimed - FLOAT_RESOLUTION)
         if outcome.status is SolveStatus.INFEASIBLE:
             lower[layer], source[layer] = np.nan, ""
-        elif np.isnan(lower[layer]) or claimed > lower[layer]:
+        elif np.isnan(lower[layer]) or claimed > lower[layer] * (1 + metrics.FLOAT_SLACK):
             lower[layer], source[layer] = claimed, outcome.bound_source
             certificate[layer] = outcome.certificate
+        else:
+            certificate[layer] = combinatorial.certificate[layer]
         status.append(_status(objective[layer], lower[layer], outcome.status, gap))
-    found = [outcome.phy2log is not None for outcome in outcomes]
-    rows = [o.phy2log if o.phy2log is not None else np.full(problem.slots, -1) for o in outcomes]
     return Solution(
-        placement=Placement(np.array(rows), problem.num_experts, problem.num_gpus) if any(found) else None,
+        placement=Placement(rows, problem.num_experts, problem.num_gpus) if found.any() else None,
         status=tuple(status),
         makespan=frozen(makespan),
         moves=frozen(moves),
@@ -182,17 +191,6 @@ def gap_to_bound(problem: PlacementProblem, placement: Placement) -> NDArray[np.
         return metrics.gap(metrics.moves(problem.reference, placement), bounds.lower_bound(problem).value)
     makespan = metrics.makespan(metrics.gpu_load(problem.load, placement))
     return metrics.gap(makespan, bounds.lower_bound(problem).value)
-
-
-def _score(problem: PlacementProblem, outcome: LayerOutcome) -> tuple[float, float]:
-    if outcome.phy2log is None:
-        return np.nan, np.nan
-    placement = Placement(outcome.phy2log, problem.num_experts, problem.num_gpus)
-    problem.check(placement)
-    makespan = float(metrics.makespan(metrics.gpu_load(problem.load, placement))[0])
-    if problem.reference is None:
-        return makespan, np.nan
-    return makespan, float(metrics.moves(problem.reference, placement)[0])
 
 
 def _status(objective: float, lower_bound: float, claimed: SolveStatus | None, gap: float) -> SolveStatus:

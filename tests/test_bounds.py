@@ -31,7 +31,7 @@ def small_problems(draw):
 @given(small_problems())
 def test_no_bound_exceeds_the_optimum(problem):
     optimum = solve_brute_force(problem).makespan[0]
-    for name, bound in bounds.BOUNDS.items():
+    for name, bound in (bounds.BOUNDS | {"kernel": bounds.kernel}).items():
         value = bound(problem)[0]
         assert np.isnan(value) or value <= optimum, name
 
@@ -61,20 +61,20 @@ def test_bounds_are_tight_where_their_argument_is_the_reason(name, source):
 def test_the_pigeonhole_bound_sees_what_the_mean_does_not():
     problem = PlacementProblem([[5, 5, 5, 0, 0, 0]], 2)
     assert bounds.mean_load(problem)[0] == 8
-    assert bounds.pigeonhole(problem)[0] == 10
+    assert bounds.hot_on_few_gpus(problem)[0] == 10
 
 
 def test_the_hottest_experts_bound_sees_two_hot_experts():
     problem = PlacementProblem([[10, 10, 4, 4, 4, 4, 1, 1, 1]], 3)
     assert bounds.mean_load(problem)[0] == 13
-    assert bounds.hottest_experts(problem)[0] == 14
+    assert bounds.hot_on_few_gpus(problem)[0] == 14
     assert solve_brute_force(problem).makespan[0] == 15
 
 
 def test_partition_bounds_say_nothing_about_replicated_experts():
     problem = PlacementProblem(EPLB_README, 8, 16)
-    assert np.isnan(bounds.hottest_experts(problem)).all()
-    assert np.isnan(bounds.pigeonhole(problem)).all()
+    assert np.isnan(bounds.hot_on_few_gpus(problem)).all()
+    assert np.isnan(bounds.kernel(problem)).all()
     assert np.isnan(bounds.node_load(problem)).all()
 
 

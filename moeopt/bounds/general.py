@@ -1,0 +1,74 @@
+"""Bounds for every problem: mean load, hottest replica, and what must sit beside it.
+
+Notation: loads ``w_1 >= w_2 >= ..`` of one layer, ``m`` GPUs, ``k`` slots a GPU, ``R`` redundant
+slots, ``S_t`` the sum of the ``t`` smallest loads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.balancers.greedy_replication import replicate
+from moeopt.bounds._rounding import Floats, down, nothing, quotient, total_load
+from moeopt.problem import PlacementProblem
+
+
+def mean_load(problem: PlacementProblem) -> Floats:
+    """Mean GPU load: some GPU carries at least the mean; rounded up where makespans are integers."""
+    return quotient(total_load(problem.load.values), problem.num_gpus, problem)
+
+
+def hottest_replica(problem: PlacementProblem) -> Floats:
+    """Largest replica load under the best choice of replica counts.
+
+    Proof: some GPU holds the hottest replica, so the makespan is at least ``max_e w_e / c_e``,
+    and greedy replication minimises that maximum over all counts with ``sum c_e <= slots``.
+    With groups and nodes, an expert can be copied only within the node of its group: the group's
+    own experts share at most ``redundant / nodes`` extra copies, which gives a bound per group.
+    O(layers * slots * log experts).
+    """
+    value = _min_max_replica(problem.load.values, problem.slots)
+    if problem.hierarchical:
+        size = problem.num_experts // problem.num_groups
+        groups = problem.load.values.reshape(-1, size)
+        per_group = _min_max_replica(groups, size + problem.num_redundant // problem.num_nodes)
+        value = np.maximum(value, per_group.reshape(problem.num_layers, -1).max(axis=1))
+    return value
+
+
+def hottest_with_companions(problem: PlacementProblem) -> Floats:
+    """Hottest replica plus the cheapest possible load in the other slots of its GPU.
+
+    Proof: the GPU of the hottest replica has ``k-1`` further slots. Let its replicas and empty
+    slots there use up ``r <= R`` redundancy in all (an expert with ``c`` copies uses ``c-1``, an
+    empty slot one). Spending a unit on leaving a slot empty saves that slot's whole load, more
+    than any split does: ``i`` copies of one expert with ``c >= i`` copies cost ``i*w/c`` and use
+    ``c-1`` units; with ``c = i`` they cost ``w``, as one whole copy and ``i-1`` empty slots do,
+    and for ``c > i`` emptying all ``i`` slots is cheaper and uses no more. So the companions
+    weigh at least the ``k-1-R`` smallest loads, ``hottest_replica + S_{k-1-R}``.
+    """
+    ascending = np.sort(problem.load.values, axis=1)
+    companions = max(problem.slots_per_gpu - 1 - problem.num_redundant, 0)
+    return down(hottest_replica(problem) + ascending[:, :companions].sum(axis=1), companions, problem)
+
+
+def moves_needed(problem: PlacementProblem) -> Floats:
+    """Moves that no feasible placement can do without, ``[layers]``; needs a reference.
+
+    Proof: an expert that the reference does not hold must be brought in; and where no slot may
+    stay empty, at most the reference's copies can stay, the rest are moves.
+    """
+    if problem.reference is None:
+        return nothing(problem)
+    counts = problem.reference.replica_count
+    missing = (counts == 0).sum(axis=1)
+    unfilled = 0 if problem.allow_empty_slots else problem.slots - counts.sum(axis=1)
+    return np.maximum(np.maximum(missing, unfilled), 0).astype(float)
+
+
+def _min_max_replica(values: NDArray[np.int64] | Floats, num_replicas: int) -> Floats:
+    _, share = replicate(values.astype(float), num_replicas)
+    hottest = share.max(axis=1)
+    experts = values.shape[1]
+    return hottest if num_replicas == experts else np.nextafter(hottest, 0)
