@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt import bounds
+from moeopt.balancers.greedy_replication import replicate
+from moeopt.balancers.triples import pack_triples
 from moeopt.errors import UnsupportedError
-from solvers._configuration_pricing import dearest, lightest, undominated
-from solvers.highs import load_highs
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
+from solvers._configuration_dual import ConfigurationBound, Dual
+from solvers.layers import Limits, heuristic_hint, solve_layers
 
 Floats = NDArray[np.float64]
 
 MAX_SLOTS_PER_GPU = 4
-_SCALE = 1 << 30
-"""Integer price that a GPU collects on average; rounding prices costs less than 1e-8 of a bound."""
-
-_MARGIN = 1e-12
-"""Taken off a load computed in floats; its four divisions and additions err by less than 1e-15."""
-
-_PRECISION = 2e-9
-"""Relative excess of a price below which the linear program counts as solved."""
-
-_TOLERANCE = 2e-6
-"""Relative distance of the thresholds, one refuted and one not, at which the bisection ends."""
-
-_FIRST_STEP = 3e-5
-"""Relative height of the first threshold above the mean load; most layers with replicas stay below it."""
-
-
-@dataclass(frozen=True)
-class ConfigurationBound:
-    """What the configuration LP proves about one layer.
-
-    ``value`` is the bound and ``certificate`` its witness. ``replicas [experts]`` are the
-    fractional replica counts of the last relaxation, a guide for searches (empty while no
-    threshold was found feasible); ``ceiling`` is the smallest threshold that the LP cannot refute.
-    """
-
-    value: float
-    certificate: dict[str, Any]
-    replicas: Floats
-    ceiling: float
 
 
 def configuration_bound(
@@ -110,160 +86,143 @@ def configuration_bound(
     """
     loads = np.asarray(loads, dtype=float)
     if not 2 <= slots_per_gpu <= MAX_SLOTS_PER_GPU:
-        raise UnsupportedError(
-            f"the configuration LP covers 2 to {MAX_SLOTS_PER_GPU} slots a GPU, not {slots_per_gpu}"
-        )
+        raise UnsupportedError(f"the configuration LP covers 2 to {MAX_SLOTS_PER_GPU} slots a GPU, not {slots_per_gpu}")
     if not loads.any():
         nothing = {"method": "configuration_lp", "prices": [0] * len(loads), "needed": 0, "threshold": 0.0}
         return ConfigurationBound(0.0, nothing, np.empty(0), 0.0)
-    return _Dual(loads, num_gpus, slots_per_gpu).climb(target, time_limit)
+    return Dual(loads, num_gpus, slots_per_gpu).climb(target, time_limit)
 
 
-@dataclass
-class _Dual:
-    """The LP over prices, the contents found so far, and the best bound."""
+def solve_configuration(
+    problem: PlacementProblem,
+    *,
+    time_limit: float | None = None,
+    gap: float = DEFAULT_GAP,
+    hint: Placement | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Solution:
+    """Near-optimal placement and configuration-LP bound for three slots a GPU.
 
-    loads: Floats
-    num_gpus: int
-    slots_per_gpu: int
-    bound: float = 0.0
-    certificate: dict[str, Any] = field(default_factory=dict)
+    Parameters
+    ----------
+    problem
+        ``[layers, experts]`` loads on GPUs of three slots; no hierarchy, no move limit.
+    time_limit
+        Seconds per layer; None = until a layer is closed or a hundred walks have failed.
+    gap
+        Relative distance to the bound at which a placement counts as optimal.
+    hint
+        A placement to do better than; the swap descent's by default.
+    seed
+        Seed of the walks.
+    jobs
+        Layers solved side by side, in processes.
 
-    def __post_init__(self) -> None:
-        experts = len(self.loads)
-        most = self.num_gpus * self.slots_per_gpu - experts + 1
-        copies = np.arange(1, most + 1)
-        self.expert = np.repeat(np.arange(experts), most)
-        self.copies = np.tile(copies, experts)
-        self.size = self.loads[self.expert] / self.copies
-        self.order = np.argsort(self.size, kind="stable")
-        self.seen: set[tuple[int, ...]] = set()
-        self.contents: list[tuple[int, ...]] = []
-        self.replicas: Floats = np.empty(0)
-        self.kept = np.empty(len(self.size), dtype=np.int64)
-        self.highspy = load_highs()
-        self.model = self.highspy.Highs()
-        self.model.setOptionValue("output_flag", False)
-        self.model.setOptionValue("threads", 1)
-        self._build()
+    Raises
+    ------
+    UnsupportedError
+        For another number of slots a GPU, a hierarchical or a move-limited problem.
 
-    def _build(self) -> None:
-        """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does."""
-        experts = len(self.loads)
-        infinity = self.highspy.kHighsInf
-        self.model.addVars(experts, np.zeros(experts), np.full(experts, infinity))
-        self.model.changeColsCost(experts, np.arange(experts, dtype=np.int32), np.full(experts, -1.0))
-        rising = np.argsort(self.loads, kind="stable").astype(np.int32)
-        for lighter, heavier in zip(rising[:-1], rising[1:], strict=True):
-            self.model.addRow(0.0, infinity, 2, np.array([lighter, heavier]), np.array([-1.0, 1.0]))
-        self.fixed_rows = experts - 1
-        most = len(self.size) // experts
-        mean = max(float(self.loads.sum()) / self.num_gpus, np.finfo(float).tiny)
-        for expert, fewest in enumerate(np.ceil(self.loads / mean).clip(1, most).astype(int)):
-            self._add((expert * most + int(fewest) - 1,))
+    Notes
+    -----
+    EPLB's replica counts are packed under the combinatorial bound times ``1 + gap`` by a walk over
+    partial partitions (``pack_triples``). Where that fails, the configuration LP raises the bound,
+    and with it the ceiling for the packing, and its primal solution proposes other counts and
+    prices that say which replicas must share a GPU.
+    """
+    if problem.slots_per_gpu != 3:
+        raise UnsupportedError(f"solve_configuration needs 3 slots a GPU, got {problem.slots_per_gpu}")
+    if problem.hierarchical:
+        raise UnsupportedError("solve_configuration does not take hierarchical problems")
+    if problem.max_moves is not None or problem.objective == "moves":
+        raise UnsupportedError("solve_configuration does not limit or minimise moves")
+    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, seed=seed), hint, jobs)
 
-    def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
-        """Try thresholds, first in growing steps above the bound, then by bisection."""
-        deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
-        self._prove(self.loads)
-        ceiling, step = math.inf, _FIRST_STEP
-        goal = math.inf if target is None else target
-        while self.bound * (1 + _TOLERANCE) < min(ceiling, goal):
-            threshold = min(self.bound * (1 + step), (self.bound + ceiling) / 2, goal)
-            refuted = self._refute(threshold, deadline)
-            if refuted is None:
+
+def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
+    return _LayerSearch(problem, limits).run(hint)
+
+
+_WALKS = 100
+"""Walks before a layer without time limit is given up."""
+
+
+class _LayerSearch:
+    """One layer: the best placement so far, the best bound so far, and the steps that close the gap."""
+
+    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
+        self.problem, self.seed = problem, limits.seed
+        self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
+        self.deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
+        self.load = problem.load.values[0].astype(float)
+        self.bound = float(bounds.lower_bound(problem).value[0])
+        self.configuration: ConfigurationBound | None = None
+        self.makespan = math.inf
+        self.phy2log: NDArray[np.int64] | None = None
+
+    def run(self, hint: Placement | None) -> LayerOutcome:
+        if hint is None:
+            hint = heuristic_hint(self.problem)
+        if hint is not None:
+            self._accept(hint.phy2log[0])
+        greedy = np.bincount(replicate(self.load[None], self.problem.slots)[0][0], minlength=len(self.load))
+        plans: list[tuple[NDArray[np.int64], Floats | None]] = [(greedy, None)]
+        for looser in (16, 4, 1):
+            self._pack(greedy, None, looser, 200_000 // looser)
+        if not self._closed():
+            self._raise_bound()
+            plans += self._plans()
+        for walk in range(_WALKS):
+            if self._closed() or time.perf_counter() >= self.deadline:
                 break
-            if not refuted:
-                ceiling = threshold
-            step *= 4
-        return ConfigurationBound(self.bound, self.certificate, self.replicas, ceiling)
+            self.seed += 1
+            self._pack(*plans[walk % len(plans)], 1, 400_000)
+        proven = self.configuration is not None and self.configuration.value >= self.bound
+        return LayerOutcome(
+            phy2log=self.phy2log,
+            lower_bound=self.bound,
+            bound_source="configuration_lp" if proven else "",
+            certificate=self.configuration.certificate if proven and self.configuration else None,
+        )
 
-    def _refute(self, threshold: float, deadline: float) -> bool | None:
-        """Raise the bound to ``threshold``, or learn that no prices can; None = out of time."""
-        self._forget(threshold)
-        best = np.array(self.certificate["prices"], dtype=float)
-        while self.bound < threshold:
-            if time.perf_counter() > deadline:
-                return None
-            self.model.run()
-            solution = self.model.getSolution()
-            prices = np.maximum(np.array(solution.col_value), 0.0)
-            if prices.sum() <= self.num_gpus * (1 + _PRECISION):
-                self.replicas = self._use(np.array(solution.row_dual))
-                return False
-            middle = (prices / prices.sum() + best / best.sum()) / 2
-            if self._separate(middle * prices.sum(), prices, threshold):
-                continue
-            if self._prove(middle):
-                best = middle
-            elif not self._separate(prices, prices, threshold):
-                # No content that fits is worth more than 1: these prices prove it, unless rounding decides.
-                return self._prove(prices) and self.bound >= threshold
-        return True
+    def _closed(self) -> bool:
+        return self.makespan <= self.bound * (1 + self.gap)
 
-    def _front(self, price: NDArray[Any]) -> tuple[NDArray[np.int64], Floats, NDArray[Any]]:
-        """Undominated items in rising size behind an empty slot: item, size, price."""
-        count = undominated(self.order, self.size, price, self.kept)
-        items = np.concatenate([[-1], self.kept[:count]])
-        size, value = self.size[items], price[items]
-        size[0] = value[0] = 0
-        return items, size, value
+    def _accept(self, phy2log: NDArray[np.int64]) -> None:
+        counts = np.bincount(phy2log[phy2log >= 0], minlength=len(self.load))
+        share = np.append(self.load / np.maximum(counts, 1), 0.0)
+        makespan = float(share[phy2log].reshape(-1, 3).sum(axis=1).max())
+        if makespan < self.makespan:
+            self.phy2log, self.makespan = phy2log, makespan
 
-    def _prove(self, prices: Floats) -> bool:
-        """Evaluate the bound that ``prices`` give, in integers; whether it is the best so far."""
-        integer = np.floor(prices * (_SCALE * self.num_gpus / prices.sum())).astype(np.int64)
-        needed = -(-int(integer.sum()) // self.num_gpus)
-        _, size, value = self._front(-(-integer[self.expert] // self.copies))
-        threshold = float(lightest(size, value, needed, self.slots_per_gpu)) * (1 - _MARGIN)
-        if not self.bound < threshold < np.inf:
-            return False
-        self.bound = threshold
-        self.certificate = {
-            "method": "configuration_lp",
-            "prices": integer.tolist(),
-            "needed": needed,
-            "threshold": threshold,
-        }
-        return True
+    def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int, steps: int) -> None:
+        """Try to pack these counts under the bound and ``looser`` gaps on top."""
+        ceiling = self.bound * (1 + looser * self.gap)
+        if self.makespan <= ceiling or (self.load / counts).max() > ceiling:
+            return
+        owner = np.repeat(np.arange(len(counts)), counts)
+        size = (self.load / counts)[owner] / ceiling
+        slack = max(self.problem.num_gpus - float(size.sum()), 0.0) / self.problem.num_gpus
+        price = size if prices is None else (size + (prices / counts)[owner]) / 2
+        triples = pack_triples(
+            size,
+            price,
+            owner,
+            distinct=not self.problem.allow_colocated,
+            temperature=(4 * slack + 1e-7, 0.6 * slack + 1e-7) if prices is None else (1e-2, 1e-3),
+            cooling=steps // 3,
+            steps=steps,
+            seed=self.seed,
+        )
+        if triples is not None:
+            self._accept(owner[triples].ravel())
 
-    def _separate(self, at: Floats, prices: Floats, threshold: float) -> int:
-        """Add the contents within ``threshold`` dearest ``at`` these prices that break the LP's; how many."""
-        items, size, value = self._front(at[self.expert] / self.copies)
-        members = np.zeros((len(items), self.slots_per_gpu), dtype=np.int64)
-        worth = np.full(len(items), -1.0)
-        dearest(size, value, threshold * (1 + 3 * _MARGIN), self.slots_per_gpu, members, worth)
-        each = prices[self.expert] / self.copies
-        added = 0
-        for row in items[members[worth > 1 + _PRECISION]]:
-            content = tuple(sorted(int(item) for item in row if item >= 0))
-            if content not in self.seen and each[list(content)].sum() > 1 + _PRECISION:
-                self._add(content)
-                added += 1
-        return added
+    def _raise_bound(self) -> None:
+        left = None if math.isinf(self.deadline) else max(self.deadline - time.perf_counter(), 0.0)
+        target = self.makespan / (1 + self.gap)
+        self.configuration = configuration_bound(self.load, self.problem.num_gpus, 3, target=target, time_limit=left)
+        self.bound = max(self.bound, self.configuration.value)
 
-    def _add(self, content: tuple[int, ...]) -> None:
-        self.seen.add(content)
-        row: dict[int, float] = {}
-        for item in content:
-            row[int(self.expert[item])] = row.get(int(self.expert[item]), 0.0) + 1 / self.copies[item]
-        columns, weights = np.array(list(row), dtype=np.int32), np.array(list(row.values()))
-        self.model.addRow(-self.highspy.kHighsInf, 1.0, len(row), columns, weights)
-        self.contents.append(content)
-
-    def _forget(self, threshold: float) -> None:
-        """Drop the rows of contents that do not fit below a lowered threshold."""
-        gone = [i for i, content in enumerate(self.contents) if self.size[list(content)].sum() > threshold * (1 + 4 * _MARGIN)]
-        if gone:
-            rows = np.array(gone, dtype=np.int32) + self.fixed_rows
-            self.model.deleteRows(len(gone), rows)
-            self.seen.difference_update(self.contents[i] for i in gone)
-            lost = set(gone)
-            self.contents = [content for i, content in enumerate(self.contents) if i not in lost]
-
-    def _use(self, row_dual: Floats) -> Floats:
-        """Replicas of every expert in the primal solution, which is how often its items are used."""
-        used: Floats = np.zeros(len(self.loads))
-        for content, weight in zip(self.contents, -row_dual[self.fixed_rows :], strict=True):
-            for item in content:
-                used[self.expert[item]] += weight
-        return used
+    def _plans(self) -> list[tuple[NDArray[np.int64], Floats | None]]:
+        return []

@@ -1,0 +1,201 @@
+"""The configuration LP in its dual form: one price per expert, one row per content of a GPU."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers._configuration_pricing import dearest, lightest, undominated
+from solvers.highs import load_highs
+
+Floats = NDArray[np.float64]
+
+_SCALE = 1 << 30
+"""Integer price that a GPU collects on average; rounding prices costs less than 1e-8 of a bound."""
+
+_MARGIN = 1e-12
+"""Taken off a load computed in floats; its four divisions and additions err by less than 1e-15."""
+
+_PRECISION = 2e-9
+"""Relative excess of a price below which the linear program counts as solved."""
+
+_TOLERANCE = 2e-6
+"""Relative distance of the thresholds, one refuted and one not, at which the bisection ends."""
+
+_FIRST_STEP = 3e-5
+"""Relative height of the first threshold above the mean load; most layers with replicas stay below it."""
+
+
+@dataclass(frozen=True)
+class ConfigurationBound:
+    """What the configuration LP proves about one layer.
+
+    ``value`` is the bound and ``certificate`` its witness. ``replicas [experts]`` are the
+    fractional replica counts of the last relaxation, a guide for searches (empty while no
+    threshold was found feasible); ``ceiling`` is the smallest threshold that the LP cannot refute.
+    """
+
+    value: float
+    certificate: dict[str, Any]
+    replicas: Floats
+    ceiling: float
+
+
+@dataclass
+class Dual:
+    """The LP over prices, the contents found so far, and the best bound."""
+
+    loads: Floats
+    num_gpus: int
+    slots_per_gpu: int
+    bound: float = 0.0
+    certificate: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        experts = len(self.loads)
+        most = self.num_gpus * self.slots_per_gpu - experts + 1
+        copies = np.arange(1, most + 1)
+        self.expert = np.repeat(np.arange(experts), most)
+        self.copies = np.tile(copies, experts)
+        self.size = self.loads[self.expert] / self.copies
+        self.order = np.argsort(self.size, kind="stable")
+        self.seen: set[tuple[int, ...]] = set()
+        self.contents: list[tuple[int, ...]] = []
+        self.replicas: Floats = np.empty(0)
+        self.kept = np.empty(len(self.size), dtype=np.int64)
+        self.highspy = load_highs()
+        self.model = self.highspy.Highs()
+        self.model.setOptionValue("output_flag", False)
+        self.model.setOptionValue("threads", 1)
+        self._build()
+
+    def _build(self) -> None:
+        """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does."""
+        experts = len(self.loads)
+        infinity = self.highspy.kHighsInf
+        self.model.addVars(experts, np.zeros(experts), np.full(experts, infinity))
+        self.model.changeColsCost(experts, np.arange(experts, dtype=np.int32), np.full(experts, -1.0))
+        rising = np.argsort(self.loads, kind="stable").astype(np.int32)
+        for lighter, heavier in itertools.pairwise(rising):
+            self.model.addRow(0.0, infinity, 2, np.array([lighter, heavier]), np.array([-1.0, 1.0]))
+        self.fixed_rows = experts - 1
+        most = len(self.size) // experts
+        mean = max(float(self.loads.sum()) / self.num_gpus, np.finfo(float).tiny)
+        for expert, fewest in enumerate(np.ceil(self.loads / mean).clip(1, most).astype(int)):
+            self._add((expert * most + int(fewest) - 1,))
+
+    def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
+        """Try thresholds, first in growing steps above the bound, then by bisection."""
+        deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
+        self._prove(self.loads)
+        ceiling, step = math.inf, _FIRST_STEP
+        goal = math.inf if target is None else target
+        while self.bound * (1 + _TOLERANCE) < min(ceiling, goal):
+            threshold = min(self.bound * (1 + step), (self.bound + ceiling) / 2, goal)
+            refuted = self._refute(threshold, deadline)
+            if refuted is None:
+                break
+            if not refuted:
+                ceiling = threshold
+            step *= 4
+        return ConfigurationBound(self.bound, self.certificate, self.replicas, ceiling)
+
+    def _refute(self, threshold: float, deadline: float) -> bool | None:
+        """Raise the bound to ``threshold``, or learn that no prices can; None = out of time."""
+        self._forget(threshold)
+        best = np.array(self.certificate["prices"], dtype=float)
+        while self.bound < threshold:
+            if time.perf_counter() > deadline:
+                return None
+            self.model.run()
+            solution = self.model.getSolution()
+            prices = np.maximum(np.array(solution.col_value), 0.0)
+            if prices.sum() <= self.num_gpus * (1 + _PRECISION):
+                self.replicas = self._use(np.array(solution.row_dual))
+                return False
+            middle = (prices / prices.sum() + best / best.sum()) / 2
+            if self._separate(middle * prices.sum(), prices, threshold):
+                continue
+            if self._prove(middle):
+                best = middle
+            elif not self._separate(prices, prices, threshold):
+                # No content that fits is worth more than 1: these prices prove it, unless rounding decides.
+                return self._prove(prices) and self.bound >= threshold
+        return True
+
+    def _front(self, price: NDArray[Any]) -> tuple[NDArray[np.int64], Floats, NDArray[Any]]:
+        """Undominated items in rising size behind an empty slot: item, size, price."""
+        count = undominated(self.order, self.size, price, self.kept)
+        items = np.concatenate([[-1], self.kept[:count]])
+        size, value = self.size[items], price[items]
+        size[0] = value[0] = 0
+        return items, size, value
+
+    def _prove(self, prices: Floats) -> bool:
+        """Evaluate the bound that ``prices`` give, in integers; whether it is the best so far."""
+        integer = np.floor(prices * (_SCALE * self.num_gpus / prices.sum())).astype(np.int64)
+        needed = -(-int(integer.sum()) // self.num_gpus)
+        _, size, value = self._front(-(-integer[self.expert] // self.copies))
+        threshold = float(lightest(size, value, needed, self.slots_per_gpu)) * (1 - _MARGIN)
+        if not self.bound < threshold < np.inf:
+            return False
+        self.bound = threshold
+        self.certificate = {
+            "method": "configuration_lp",
+            "prices": integer.tolist(),
+            "needed": needed,
+            "threshold": threshold,
+        }
+        return True
+
+    def _separate(self, at: Floats, prices: Floats, threshold: float) -> int:
+        """Add the contents within ``threshold`` dearest ``at`` these prices that break the LP's; how many."""
+        items, size, value = self._front(at[self.expert] / self.copies)
+        members = np.zeros((len(items), self.slots_per_gpu), dtype=np.int64)
+        worth = np.full(len(items), -1.0)
+        dearest(size, value, threshold * (1 + 3 * _MARGIN), self.slots_per_gpu, members, worth)
+        each = prices[self.expert] / self.copies
+        added = 0
+        for row in items[members[worth > 1 + _PRECISION]]:
+            content = tuple(sorted(int(item) for item in row if item >= 0))
+            if content not in self.seen and each[list(content)].sum() > 1 + _PRECISION:
+                self._add(content)
+                added += 1
+        return added
+
+    def _add(self, content: tuple[int, ...]) -> None:
+        self.seen.add(content)
+        row: dict[int, float] = {}
+        for item in content:
+            row[int(self.expert[item])] = row.get(int(self.expert[item]), 0.0) + 1 / self.copies[item]
+        columns, weights = np.array(list(row), dtype=np.int32), np.array(list(row.values()))
+        self.model.addRow(-self.highspy.kHighsInf, 1.0, len(row), columns, weights)
+        self.contents.append(content)
+
+    def _forget(self, threshold: float) -> None:
+        """Drop the rows of contents that do not fit below a lowered threshold."""
+        gone = [
+            i
+            for i, content in enumerate(self.contents)
+            if self.size[list(content)].sum() > threshold * (1 + 4 * _MARGIN)
+        ]
+        if gone:
+            rows = np.array(gone, dtype=np.int32) + self.fixed_rows
+            self.model.deleteRows(len(gone), rows)
+            self.seen.difference_update(self.contents[i] for i in gone)
+            lost = set(gone)
+            self.contents = [content for i, content in enumerate(self.contents) if i not in lost]
+
+    def _use(self, row_dual: Floats) -> Floats:
+        """Replicas of every expert in the primal solution, which is how often its items are used."""
+        used: Floats = np.zeros(len(self.loads))
+        for content, weight in zip(self.contents, -row_dual[self.fixed_rows :], strict=True):
+            for item in content:
+                used[self.expert[item]] += weight
+        return used
