@@ -5,15 +5,30 @@ from functools import partial
 
 from moeopt.solution import Solution
 from solvers.brute_force import solve_brute_force
+from solvers.configuration_lp import configuration_bound, solve_configuration
 from solvers.cpsat import solve_cpsat
+from solvers.ladder import solve
 from solvers.milp import solve_milp
+from solvers.pairing import solve_pairing
 
 SOLVERS: dict[str, Callable[..., Solution]] = {
+    "solve": solve,
     "cpsat": solve_cpsat,
     "highs": partial(solve_milp, backend="highs"),
     "cbc": partial(solve_milp, backend="cbc"),
+    "pairing": solve_pairing,
+    "configuration": solve_configuration,
     "brute_force": solve_brute_force,
 }
 """Exact methods by name; all take the same keyword arguments, see :func:`solve_cpsat`."""
 
-__all__ = ["SOLVERS", "solve_brute_force", "solve_cpsat", "solve_milp"]
+__all__ = [
+    "SOLVERS",
+    "configuration_bound",
+    "solve",
+    "solve_brute_force",
+    "solve_configuration",
+    "solve_cpsat",
+    "solve_milp",
+    "solve_pairing",
+]

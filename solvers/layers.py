@@ -45,13 +45,21 @@ def solve_layers(
 ) -> Solution:
     """Solve every layer on its own and put the outcomes together.
 
-    Without a hint the swap descent gives one where it can. A result worse than the hint is
-    replaced by the hint. A layer too large for the back end is SKIPPED with the reason.
-
     Raises
     ------
     PlacementError
         If the given hint is not feasible.
+    """
+    return conclude(problem, layer_outcomes(problem, solve_layer, limits, hint, jobs), limits.gap)
+
+
+def layer_outcomes(
+    problem: PlacementProblem, solve_layer: SolveLayer, limits: Limits, hint: Placement | None, jobs: int
+) -> list[LayerOutcome]:
+    """Solve every layer on its own, one by one or side by side.
+
+    Without a hint the swap descent gives one where it can. A result worse than the hint is
+    replaced by the hint. A layer too large for the back end is SKIPPED with the reason.
     """
     if jobs < 1:
         raise InputError(f"jobs must be >= 1, got {jobs}")
@@ -60,12 +68,10 @@ def solve_layers(
     layers = range(problem.num_layers)
     tasks = [(problem[i], None if hint is None else hint[i], limits, solve_layer) for i in layers]
     if jobs == 1 or len(tasks) == 1:
-        outcomes = [_solve_one(*task) for task in tasks]
-    else:
-        from joblib import Parallel, delayed
+        return [_solve_one(*task) for task in tasks]
+    from joblib import Parallel, delayed
 
-        outcomes = Parallel(n_jobs=min(jobs, len(tasks)))(delayed(_solve_one)(*task) for task in tasks)
-    return conclude(problem, outcomes, limits.gap)
+    return list(Parallel(n_jobs=min(jobs, len(tasks)))(delayed(_solve_one)(*task) for task in tasks))
 
 
 def heuristic_hint(problem: PlacementProblem) -> Placement | None:

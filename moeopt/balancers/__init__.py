@@ -9,6 +9,7 @@ from moeopt.balancers.hot_replication import hot_replication
 from moeopt.balancers.local_search import local_search
 from moeopt.balancers.minimize_moves import minimize_moves
 from moeopt.balancers.relabel import relabel
+from moeopt.balancers.search import search
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -20,6 +21,7 @@ BALANCERS: dict[str, Callable[[PlacementProblem], Placement]] = {
     "minimize_moves": minimize_moves,
     "relabel": relabel,
     "local_search": local_search,
+    "search": search,
 }
 """Every balancer by name, in the order of reports."""
 
@@ -32,4 +34,5 @@ __all__ = [
     "local_search",
     "minimize_moves",
     "relabel",
+    "search",
 ]
