@@ -10,6 +10,12 @@ from moeopt.balancers.staged import staged_placement
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
+_ID = np.uint64(0xFFFFFFFF)
+"""The low half of a key: an item's or a pack's number."""
+
+_FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""The key of a pack without room: after all others."""
+
 
 def eplb(problem: PlacementProblem) -> Placement:
     """DeepSeek's EPLB: global, or hierarchical where the problem has nodes and groups.
@@ -62,50 +68,40 @@ def _falling_keys(weight: NDArray[np.float32]) -> NDArray[np.uint64]:
     replaces a stable argsort.
     """
     bits = np.ascontiguousarray(weight).view(np.uint32).astype(np.uint64)
-    keys: NDArray[np.uint64] = ((np.uint64(0xFFFFFFFF) - bits) << np.uint64(32)) | np.arange(
-        weight.shape[1], dtype=np.uint64
-    )
+    keys: NDArray[np.uint64] = ((_ID - bits) << np.uint64(32)) | np.arange(weight.shape[1], dtype=np.uint64)
     return keys
 
 
 @njit(cache=True, nogil=True)
-def _lighter(pack_weight, a, b):  # type: ignore[no-untyped-def]
-    """Whether pack ``a`` comes before ``b`` in the heap: lighter, or as light with a lower id."""
-    return pack_weight[a] < pack_weight[b] or (pack_weight[a] == pack_weight[b] and a < b)
-
-
-@njit(cache=True, nogil=True)
 def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
-    """LPT into packs of equal count, the open packs in a min-heap."""
+    """LPT into packs of equal count; the min-heap holds packs as integers, float bits above the id."""
     rows, items = keys.shape
     per_pack = items // num_packs
     pack_weight = np.empty(num_packs, dtype=weight.dtype)
+    bits = pack_weight.view(np.uint32)
     filled = np.empty(num_packs, dtype=np.int64)
-    heap = np.empty(num_packs, dtype=np.int64)
+    heap = np.empty(num_packs + 1, dtype=np.uint64)
     for row in range(rows):
         pack_weight[:] = 0
         filled[:] = 0
         for pack in range(num_packs):
             heap[pack] = pack
-        open_packs = num_packs
+        heap[num_packs] = _FULL
         for position in range(items):
-            item = np.int64(keys[row, position] & np.uint64(0xFFFFFFFF))
-            pack = heap[0]
+            item = np.int64(keys[row, position] & _ID)
+            pack = np.int64(heap[0] & _ID)
             slot[row, item] = pack * per_pack + filled[pack]
             pack_weight[pack] += weight[row, item]
             filled[pack] += 1
+            key = (np.uint64(bits[pack]) << np.uint64(32)) | np.uint64(pack)
             if filled[pack] == per_pack:
-                open_packs -= 1
-                pack = heap[open_packs]
+                key = _FULL
             root = 0
-            while True:
+            while root < num_packs // 2:
                 child = 2 * root + 1
-                if child >= open_packs:
-                    break
-                if child + 1 < open_packs and _lighter(pack_weight, heap[child + 1], heap[child]):
-                    child += 1
-                if not _lighter(pack_weight, heap[child], pack):
+                child += np.int64(heap[child + 1] < heap[child])
+                if heap[child] >= key:
                     break
                 heap[root] = heap[child]
                 root = child
-            heap[root] = pack
+            heap[root] = key
