@@ -165,6 +165,12 @@ def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[
     return cost - cheapest[columns.expert] <= slack * share
 
 
+def cheapest(columns: Columns, weights: Integers) -> NDArray[np.intp]:
+    """Column of every expert that adds least to the weighted sum of the rows."""
+    order = np.lexsort((columns.count * _replica_cost(columns, weights), columns.expert))
+    return order[columns.first]
+
+
 def _replica_cost(columns: Columns, weights: Integers) -> Integers:
     """What one copy of each column adds to the weighted sum of the rows."""
     below = np.concatenate([[0], np.cumsum(weights)])  # below[k] = weights of rows 0..k-1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,21 @@ from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
 from solvers._pairing_model import MARGIN, MAX_COLUMNS, Columns, columns_at, exclude, relax, restrict, witness
+from solvers._pairing_repair import repair
 from solvers._pairing_search import Verdict, decide
 from solvers.layers import Limits, solve_layers
 
 _MOVES = 300_000
 """Moves in a run of the annealing: a tenth of a second at 320 slots."""
 
-_LIKELY = 0.05
+_STEPS = 10_000
+"""Steps of the repair, which costs about a tenth of a second."""
+
+_LIKELY = 0.03
 """Share of the relaxation's slack that a count may cost to be tried before the others."""
+
+_STALLED = 0.9
+"""Share of the columns left by a round of the relaxation above which another is not worth it."""
 
 
 def solve_pairing(
@@ -66,7 +74,8 @@ def solve_pairing(
     counts are searched: annealing first; then the makespan to beat, less the gap, is tried as a
     threshold. A linear relaxation refutes it (bound source ``pairing_lp``, with a certificate that
     exact arithmetic re-checks), or leaves few counts open, among which CP-SAT finds better ones or
-    proves there are none (``pairing_cpsat``: rests on that solver's search).
+    proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
+    long, local search repairs what the relaxation favours at thresholds in between.
 
     Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
     Where it is not, the bound is that of the problem with colocation (and at most one copy of an
@@ -83,6 +92,15 @@ def solve_pairing(
 
 def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
     return _LayerSearch(problem, limits).run(None if hint is None else hint.replica_count[0])
+
+
+@dataclass(frozen=True)
+class _Left:
+    """Columns that the relaxation leaves possible, the likely ones among them, and the rounds that left them."""
+
+    possible: Columns
+    likely: Columns
+    rounds: list[dict[str, Any]]
 
 
 class _LayerSearch:
@@ -120,19 +138,37 @@ class _LayerSearch:
         """
         undecided = math.inf
         while not self._closed() and not self._late():
-            ceiling = self.makespan / (1 + self.gap)
+            ceiling = self._ceiling()
             if undecided - self.bound < max(self.gap * self.bound, (ceiling - self.bound) / 4):
                 self.effort *= 2
                 undecided = math.inf
-                self._improve()
+                self._descend()
                 continue
             threshold = min(ceiling, (self.bound + undecided) / 2)
             before = self.makespan
             if not self._decide(threshold):
-                undecided = threshold
+                if undecided == math.inf:
+                    self._descend()
+                undecided = min(threshold, self._ceiling())
             elif self.makespan < before:
                 undecided = math.inf
                 self._improve()
+
+    def _descend(self) -> None:
+        """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
+        floor, steps = self.bound, round(_STEPS * self.effort)
+        while self._ceiling() > floor * (1 + self.gap) and not self._late():
+            threshold = (floor + self._ceiling()) / 2
+            left = self._relax(threshold)
+            counts = None if left is None else repair(left.likely, steps, self.limits.seed)
+            if counts is None:
+                floor = threshold
+            else:
+                self._accept(counts)
+
+    def _ceiling(self) -> float:
+        """The threshold whose refutation closes the layer."""
+        return self.makespan / (1 + self.gap)
 
     def _closed(self) -> bool:
         return self.makespan <= self.bound * (1 + self.gap)
@@ -150,8 +186,8 @@ class _LayerSearch:
             target, moves = self.bound * (1 + self.gap), round(_MOVES * self.effort)
             self._accept(anneal(self.load, self.counts, self.problem, target, moves, self.limits.seed))
 
-    def _decide(self, threshold: float) -> bool:
-        """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
+    def _relax(self, threshold: float) -> _Left | None:
+        """Refute ``threshold`` by relaxation (None), or return the counts it leaves."""
         columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
         rounds = []
         while columns is not None:
@@ -161,17 +197,21 @@ class _LayerSearch:
             if not possible.any():
                 break
             likely = restrict(columns, exclude(columns, weights, _LIKELY))
-            shrunk = possible.sum() < 0.9 * len(possible)
             columns = restrict(columns, possible)
-            if not shrunk:
-                if self._search(likely).counts is not None:
-                    return True
-                verdict = self._search(columns)
-                if verdict.infeasible:
-                    self._prove(threshold, "pairing_cpsat", rounds)
-                return verdict.infeasible or verdict.counts is not None
+            if possible.mean() > _STALLED:
+                return _Left(columns, likely, rounds)
         self._prove(threshold, "pairing_lp", rounds)
-        return True
+        return None
+
+    def _decide(self, threshold: float) -> bool:
+        """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
+        left = self._relax(threshold)
+        if left is None or self._search(left.likely).counts is not None:
+            return True
+        verdict = self._search(left.possible)
+        if verdict.infeasible:
+            self._prove(threshold, "pairing_cpsat", left.rounds)
+        return verdict.infeasible or verdict.counts is not None
 
     def _search(self, columns: Columns) -> Verdict:
         """Let CP-SAT choose among ``columns``."""

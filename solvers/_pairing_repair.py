@@ -1,0 +1,79 @@
+"""Counts that the relaxation favours, repaired by weighted local search until every row holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from solvers._pairing_model import Columns, cheapest, relax
+
+_SAMPLES = 100
+"""Changes compared before the best is made."""
+
+_TENURE = 4
+"""Least number of steps before a count that was given up may come back."""
+
+_PENALTY = 0.02
+"""What the weight of a broken row grows by where no change helps."""
+
+
+def repair(columns: Columns, steps: int, seed: int) -> NDArray[np.int64] | None:
+    """Look for one count per expert with f(v) <= slots in every row; None if the steps run out.
+
+    Each step changes one expert's count so that a broken row, picked at random, has less excess
+    and the weighted excess of all rows becomes least; where nothing lessens it, the broken rows
+    gain weight (as in the breakout method of Morris, AAAI 1993). O(steps * rows).
+    """
+    rows = np.arange(len(columns.points) + 1)
+    each = np.where(columns.large[:, None], 1 + (rows >= columns.row[:, None]), rows < columns.row[:, None])
+    table = (each * columns.count[:, None]).astype(np.float32)
+    chosen = cheapest(columns, relax(columns))
+    random = np.random.default_rng(seed)
+    held = _repair(table, columns.expert, chosen, np.float32(columns.num_slots), steps, random)
+    return columns.count[chosen] if held else None
+
+
+@njit(cache=True, nogil=True)
+def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-untyped-def]
+    """Change ``chosen`` until no row of the sum of its columns exceeds ``slots``; whether that was reached."""
+    columns, rows = table.shape
+    excess = np.full(rows, -slots)
+    for column in chosen:
+        excess += table[column]
+    weight = np.ones(rows, dtype=np.float32)
+    barred = np.zeros(columns, dtype=np.int64)
+    for step in range(steps):
+        broken, picked, present = 0, 0, np.float32(0.0)
+        for row in range(rows):
+            if excess[row] > 0.0:
+                present += weight[row] * excess[row]
+                broken += 1
+                if random.random() * broken < 1.0:
+                    picked = row
+        if broken == 0:
+            return True
+        best, least, seen = -1, np.float32(np.inf), 0
+        for _ in range(20 * _SAMPLES):
+            column = int(random.random() * columns)
+            old = chosen[expert[column]]
+            if barred[column] > step or table[column, picked] >= table[old, picked]:
+                continue
+            total = np.float32(0.0)
+            for row in range(rows):
+                total += weight[row] * max(excess[row] + table[column, row] - table[old, row], np.float32(0.0))
+            if total < least:
+                best, least = column, total
+            seen += 1
+            if seen == _SAMPLES:
+                break
+        if least >= present:
+            for row in range(rows):
+                if excess[row] > 0.0:
+                    weight[row] += np.float32(_PENALTY)
+        if best >= 0:
+            old = chosen[expert[best]]
+            excess += table[best] - table[old]
+            chosen[expert[best]] = best
+            barred[old] = step + _TENURE + int(random.random() * _TENURE)
+    return False
