@@ -36,15 +36,21 @@ _FIRST_STEP = 3e-5
 class ConfigurationBound:
     """What the configuration LP proves about one layer.
 
-    ``value`` is the bound and ``certificate`` its witness. ``replicas [experts]`` are the
-    fractional replica counts of the last relaxation, a guide for searches (empty while no
-    threshold was found feasible); ``ceiling`` is the smallest threshold that the LP cannot refute.
+    ``value`` is the bound and ``certificate`` its witness; ``ceiling`` is the smallest threshold
+    tried that the LP cannot refute (inf: none, because a target or the time limit came first).
     """
 
     value: float
     certificate: dict[str, Any]
-    replicas: Floats
     ceiling: float
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A fractional solution at a threshold: ``shares [experts, copies]`` of replica counts, ``prices [experts]``."""
+
+    shares: Floats
+    prices: Floats
 
 
 @dataclass
@@ -67,13 +73,13 @@ class Dual:
         self.order = np.argsort(self.size, kind="stable")
         self.seen: set[tuple[int, ...]] = set()
         self.contents: list[tuple[int, ...]] = []
-        self.replicas: Floats = np.empty(0)
         self.kept = np.empty(len(self.size), dtype=np.int64)
         self.highspy = load_highs()
         self.model = self.highspy.Highs()
         self.model.setOptionValue("output_flag", False)
         self.model.setOptionValue("threads", 1)
         self._build()
+        self._prove(self.loads)
 
     def _build(self) -> None:
         """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does."""
@@ -93,7 +99,6 @@ class Dual:
     def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
         """Try thresholds, first in growing steps above the bound, then by bisection."""
         deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
-        self._prove(self.loads)
         ceiling, step = math.inf, _FIRST_STEP
         goal = math.inf if target is None else target
         while self.bound * (1 + _TOLERANCE) < min(ceiling, goal):
@@ -104,7 +109,7 @@ class Dual:
             if not refuted:
                 ceiling = threshold
             step *= 4
-        return ConfigurationBound(self.bound, self.certificate, self.replicas, ceiling)
+        return ConfigurationBound(self.bound, self.certificate, ceiling)
 
     def _refute(self, threshold: float, deadline: float) -> bool | None:
         """Raise the bound to ``threshold``, or learn that no prices can; None = out of time."""
@@ -117,7 +122,6 @@ class Dual:
             solution = self.model.getSolution()
             prices = np.maximum(np.array(solution.col_value), 0.0)
             if prices.sum() <= self.num_gpus * (1 + _PRECISION):
-                self.replicas = self._use(np.array(solution.row_dual))
                 return False
             middle = (prices / prices.sum() + best / best.sum()) / 2
             if self._separate(middle * prices.sum(), prices, threshold):
@@ -192,10 +196,31 @@ class Dual:
             lost = set(gone)
             self.contents = [content for i, content in enumerate(self.contents) if i not in lost]
 
-    def _use(self, row_dual: Floats) -> Floats:
-        """Replicas of every expert in the primal solution, which is how often its items are used."""
-        used: Floats = np.zeros(len(self.loads))
-        for content, weight in zip(self.contents, -row_dual[self.fixed_rows :], strict=True):
+    def relax(self, threshold: float, deadline: float) -> Relaxation | None:
+        """Solve the LP at a threshold it cannot refute; None = refuted, or out of time.
+
+        The rows that make prices rise with loads are dropped first: their multipliers would let the
+        replicas of a heavier expert stand for those of a lighter one.
+        """
+        if self._refute(threshold, deadline) is not False:
+            return None
+        self.model.deleteRows(self.fixed_rows, np.arange(self.fixed_rows, dtype=np.int32))
+        self.fixed_rows = 0
+        centre: Floats = np.array(self.model.getSolution().col_value)
+        while time.perf_counter() < deadline:
+            self.model.run()
+            solution = self.model.getSolution()
+            prices = np.maximum(np.array(solution.col_value), 0.0)
+            if not self._separate((centre + prices) / 2, prices, threshold) and not self._separate(
+                prices, prices, threshold
+            ):
+                return Relaxation(self._shares(np.array(solution.row_dual)), prices)
+        return None
+
+    def _shares(self, row_dual: Floats) -> Floats:
+        """Share of every replica count of every expert in the primal solution, ``[experts, copies]``."""
+        shares: Floats = np.zeros(len(self.size))
+        for content, weight in zip(self.contents, -row_dual, strict=True):
             for item in content:
-                used[self.expert[item]] += weight
-        return used
+                shares[item] += weight / self.copies[item]
+        return np.maximum(shares.reshape(len(self.loads), -1), 0.0)

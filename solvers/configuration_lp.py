@@ -89,7 +89,7 @@ def configuration_bound(
         raise UnsupportedError(f"the configuration LP covers 2 to {MAX_SLOTS_PER_GPU} slots a GPU, not {slots_per_gpu}")
     if not loads.any():
         nothing = {"method": "configuration_lp", "prices": [0] * len(loads), "needed": 0, "threshold": 0.0}
-        return ConfigurationBound(0.0, nothing, np.empty(0), 0.0)
+        return ConfigurationBound(0.0, nothing, 0.0)
     return Dual(loads, num_gpus, slots_per_gpu).climb(target, time_limit)
 
 
@@ -98,6 +98,7 @@ def solve_configuration(
     *,
     time_limit: float | None = None,
     gap: float = DEFAULT_GAP,
+    workers: int = 1,
     hint: Placement | None = None,
     seed: int = 0,
     jobs: int = 1,
@@ -112,6 +113,8 @@ def solve_configuration(
         Seconds per layer; None = until a layer is closed or a hundred walks have failed.
     gap
         Relative distance to the bound at which a placement counts as optimal.
+    workers
+        Taken as every exact method does; this one has a single thread.
     hint
         A placement to do better than; the swap descent's by default.
     seed
@@ -137,22 +140,26 @@ def solve_configuration(
         raise UnsupportedError("solve_configuration does not take hierarchical problems")
     if problem.max_moves is not None or problem.objective == "moves":
         raise UnsupportedError("solve_configuration does not limit or minimise moves")
-    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, seed=seed), hint, jobs)
+    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
 
 
 def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
     return _LayerSearch(problem, limits).run(hint)
 
 
+_CEILINGS = (32, 8, 3, 1)
+"""Ceilings for the packing of relaxed counts, in gaps above the bound: a near miss is worth having too."""
+
 _WALKS = 100
-"""Walks before a layer without time limit is given up."""
+"""Walks at the last ceiling before a layer without time limit is given up."""
 
 
 class _LayerSearch:
     """One layer: the best placement so far, the best bound so far, and the steps that close the gap."""
 
     def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
-        self.problem, self.seed = problem, limits.seed
+        self.problem = problem
+        self.random = np.random.default_rng(limits.seed)
         self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
         self.deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
         self.load = problem.load.values[0].astype(float)
@@ -166,18 +173,13 @@ class _LayerSearch:
             hint = heuristic_hint(self.problem)
         if hint is not None:
             self._accept(hint.phy2log[0])
-        greedy = np.bincount(replicate(self.load[None], self.problem.slots)[0][0], minlength=len(self.load))
-        plans: list[tuple[NDArray[np.int64], Floats | None]] = [(greedy, None)]
-        for looser in (16, 4, 1):
-            self._pack(greedy, None, looser, 200_000 // looser)
+        self._pack_greedy_counts()
         if not self._closed():
             self._raise_bound()
-            plans += self._plans()
-        for walk in range(_WALKS):
-            if self._closed() or time.perf_counter() >= self.deadline:
-                break
-            self.seed += 1
-            self._pack(*plans[walk % len(plans)], 1, 400_000)
+            self._pack_greedy_counts()
+        for looser in _CEILINGS:
+            if self._open():
+                self._pack_relaxed_counts(looser)
         proven = self.configuration is not None and self.configuration.value >= self.bound
         return LayerOutcome(
             phy2log=self.phy2log,
@@ -185,6 +187,9 @@ class _LayerSearch:
             bound_source="configuration_lp" if proven else "",
             certificate=self.configuration.certificate if proven and self.configuration else None,
         )
+
+    def _open(self) -> bool:
+        return not self._closed() and time.perf_counter() < self.deadline
 
     def _closed(self) -> bool:
         return self.makespan <= self.bound * (1 + self.gap)
@@ -196,6 +201,38 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.phy2log, self.makespan = phy2log, makespan
 
+    def _pack_greedy_counts(self) -> None:
+        """EPLB's counts are nearly those with the most packings, where the mean load is the bottleneck."""
+        counts = np.bincount(replicate(self.load[None], self.problem.slots)[0][0], minlength=len(self.load))
+        for looser in (16, 4, 1, 1, 1):
+            if self._open():
+                self._pack(counts, None, looser, 200_000 // looser)
+            if looser > 1 and self.makespan > self.bound * (1 + looser * self.gap):
+                return
+
+    def _pack_relaxed_counts(self, looser: int) -> None:
+        """Round the counts of the configuration LP at a ceiling, and pack them by size and by price."""
+        dual = Dual(self.load, self.problem.num_gpus, self.problem.slots_per_gpu)
+        relaxation = dual.relax(self.bound * (1 + looser * self.gap), self.deadline)
+        if relaxation is None:
+            return
+        for walk in range(_WALKS if looser == 1 else 4):
+            if not self._open() or self.makespan <= self.bound * (1 + looser * self.gap):
+                return
+            counts = self._round(relaxation.shares)
+            self._pack(counts, relaxation.prices if walk % 2 == 0 else None, looser, 100_000)
+
+    def _round(self, shares: Floats) -> NDArray[np.int64]:
+        """Draw a count for every expert by its shares, then mend the total where it costs least."""
+        cumulative = np.cumsum(shares, axis=1)
+        drawn = self.random.random((len(shares), 1)) * cumulative[:, -1:]
+        counts: NDArray[np.int64] = 1 + np.argmax(cumulative > drawn, axis=1)
+        while counts.sum() < self.problem.slots:
+            counts[np.argmax(self.load / counts)] += 1
+        while counts.sum() > self.problem.slots:
+            counts[np.argmin(np.where(counts > 1, self.load / np.maximum(counts - 1, 1), np.inf))] -= 1
+        return counts
+
     def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int, steps: int) -> None:
         """Try to pack these counts under the bound and ``looser`` gaps on top."""
         ceiling = self.bound * (1 + looser * self.gap)
@@ -203,17 +240,16 @@ class _LayerSearch:
             return
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
-        slack = max(self.problem.num_gpus - float(size.sum()), 0.0) / self.problem.num_gpus
-        price = size if prices is None else (size + (prices / counts)[owner]) / 2
+        slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
         triples = pack_triples(
             size,
-            price,
+            size if prices is None else (size + (prices / counts)[owner]) / 2,
             owner,
             distinct=not self.problem.allow_colocated,
             temperature=(4 * slack + 1e-7, 0.6 * slack + 1e-7) if prices is None else (1e-2, 1e-3),
             cooling=steps // 3,
             steps=steps,
-            seed=self.seed,
+            seed=int(self.random.integers(1 << 31)),
         )
         if triples is not None:
             self._accept(owner[triples].ravel())
@@ -223,6 +259,3 @@ class _LayerSearch:
         target = self.makespan / (1 + self.gap)
         self.configuration = configuration_bound(self.load, self.problem.num_gpus, 3, target=target, time_limit=left)
         self.bound = max(self.bound, self.configuration.value)
-
-    def _plans(self) -> list[tuple[NDArray[np.int64], Floats | None]]:
-        return []
