@@ -216,26 +216,37 @@ class _LayerSearch:
         relaxation = dual.relax(self.bound * (1 + looser * self.gap), self.deadline)
         if relaxation is None:
             return
-        for walk in range(_WALKS if looser == 1 else 4):
+        for walk in range(_WALKS if looser == 1 else 3):
             if not self._open() or self.makespan <= self.bound * (1 + looser * self.gap):
                 return
-            counts = self._round(relaxation.shares)
-            self._pack(counts, relaxation.prices if walk % 2 == 0 else None, looser, 100_000)
+            counts = self._round(relaxation.shares, draw=walk > 0)
+            self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
 
-    def _round(self, shares: Floats) -> NDArray[np.int64]:
-        """Draw a count for every expert by its shares, then mend the total where it costs least."""
-        cumulative = np.cumsum(shares, axis=1)
-        drawn = self.random.random((len(shares), 1)) * cumulative[:, -1:]
-        counts: NDArray[np.int64] = 1 + np.argmax(cumulative > drawn, axis=1)
-        while counts.sum() < self.problem.slots:
-            counts[np.argmax(self.load / counts)] += 1
-        while counts.sum() > self.problem.slots:
-            counts[np.argmin(np.where(counts > 1, self.load / np.maximum(counts - 1, 1), np.inf))] -= 1
+    def _round(self, shares: Floats, draw: bool) -> NDArray[np.int64]:
+        """Take every expert's largest share, or draw by the shares; then mend the total where it costs least."""
+        if draw:
+            cumulative = np.cumsum(shares, axis=1)
+            drawn = self.random.random((len(shares), 1)) * cumulative[:, -1:]
+            counts: NDArray[np.int64] = 1 + np.argmax(cumulative > drawn, axis=1)
+        else:
+            counts = 1 + np.argmax(shares, axis=1)
+        rank = np.arange(1, shares.shape[1] + 1)
+        while (missing := self.problem.slots - int(counts.sum())) != 0:
+            # The next count the relaxation also uses, or else the hottest replica split, the coolest merged.
+            side = rank > counts[:, None] if missing > 0 else rank < counts[:, None]
+            within = side & (np.abs(rank - counts[:, None]) <= abs(missing))
+            expert, copies = np.unravel_index(np.argmax(np.where(within, shares, 0.0)), shares.shape)
+            if within[expert, copies] and shares[expert, copies] > 0:
+                counts[expert] = copies + 1
+            elif missing > 0:
+                counts[np.argmax(self.load / counts)] += 1
+            else:
+                counts[np.argmin(np.where(counts > 1, self.load / np.maximum(counts - 1, 1), np.inf))] -= 1
         return counts
 
     def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int, steps: int) -> None:
         """Try to pack these counts under the bound and ``looser`` gaps on top."""
-        ceiling = self.bound * (1 + looser * self.gap)
+        ceiling = self.bound * (1 + looser * self.gap) or 1.0  # any ceiling will do for a layer without load
         if self.makespan <= ceiling or (self.load / counts).max() > ceiling:
             return
         owner = np.repeat(np.arange(len(counts)), counts)
@@ -246,7 +257,7 @@ class _LayerSearch:
             size if prices is None else (size + (prices / counts)[owner]) / 2,
             owner,
             distinct=not self.problem.allow_colocated,
-            temperature=(4 * slack + 1e-7, 0.6 * slack + 1e-7) if prices is None else (1e-2, 1e-3),
+            temperature=(4 * slack + 1e-7, 0.6 * slack + 1e-7) if prices is None or slack < 1e-3 else (1e-2, 1e-3),
             cooling=steps // 3,
             steps=steps,
             seed=int(self.random.integers(1 << 31)),

@@ -7,8 +7,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from moeopt import metrics
+from moeopt.balancers import eplb
 from moeopt.errors import UnsupportedError
-from solvers.configuration_lp import configuration_bound
+from moeopt.problem import PlacementProblem
+from moeopt.solution import SolveStatus
+from solvers.configuration_lp import configuration_bound, solve_configuration
 
 
 def optimum(loads, num_gpus, slots_per_gpu):
@@ -133,3 +137,49 @@ def test_a_target_stops_the_climb_once_it_is_proven():
     early = configuration_bound(loads, 10, 3, target=float(loads.sum()) / 10)
     assert early.value <= full.value
     assert full.ceiling >= full.value
+
+
+def decode_like(seed, num_experts=48):
+    return np.random.default_rng(seed).lognormal(8, 0.7, (1, num_experts)).astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_three_slots_a_gpu_end_with_an_honest_status_and_a_bound_below_the_makespan(seed):
+    problem = PlacementProblem(decode_like(seed), num_gpus=18, num_slots=54)
+    solution = solve_configuration(problem, gap=2e-3, time_limit=1, seed=seed)
+    problem.check(solution.placement)
+    assert solution.lower_bound[0] <= solution.makespan[0]
+    assert solution.makespan[0] <= metrics.makespan(metrics.gpu_load(problem.load, eplb(problem)))[0]
+    assert (solution.status[0] is SolveStatus.OPTIMAL) == (solution.gap[0] <= 2e-3)
+
+
+def test_small_optima_are_reached_and_never_undercut():
+    for loads, num_gpus, slots_per_gpu in small_instances(60):
+        if slots_per_gpu == 3 and num_gpus > 1 and any(loads):
+            problem = PlacementProblem([loads], num_gpus, num_gpus * 3, allow_empty_slots=True)
+            solution = solve_configuration(problem, time_limit=0.2)
+            best = float(optimum(loads, num_gpus, 3))
+            assert solution.lower_bound[0] <= best * (1 + 1e-12)
+            assert best * (1 - 1e-12) <= solution.makespan[0]
+
+
+def test_a_layer_without_load_is_optimal():
+    solution = solve_configuration(PlacementProblem(np.zeros((1, 5)), num_gpus=2, num_slots=6), time_limit=1)
+    assert solution.makespan[0] == solution.lower_bound[0] == 0
+    assert solution.is_optimal
+
+
+def test_colocation_is_respected():
+    problem = PlacementProblem(decode_like(7, 30), num_gpus=12, num_slots=36, allow_colocated=False)
+    solution = solve_configuration(problem, time_limit=1, gap=5e-3)
+    assert solution.placement.copies.max() == 1
+
+
+def test_problems_outside_its_reach_are_refused_with_the_reason():
+    with pytest.raises(UnsupportedError, match="3 slots a GPU, got 2"):
+        solve_configuration(PlacementProblem([[4, 3, 2, 1]], num_gpus=2))
+    loads = np.ones((1, 12))
+    with pytest.raises(UnsupportedError, match="hierarchical"):
+        solve_configuration(PlacementProblem(loads, num_gpus=4, num_nodes=2, num_groups=4))
+    with pytest.raises(UnsupportedError, match="moves"):
+        solve_configuration(PlacementProblem(loads, num_gpus=4, reference=np.arange(12), max_moves=2))
