@@ -164,6 +164,11 @@ def judge(
     return table
 
 
+def shared_bound(problem: PlacementProblem, runs: Mapping[str, Run], bound: Bound | None = None) -> Bound:
+    """Return the bound that ``judge`` holds all runs against, with what proves it again."""
+    return _best_bound(problem, runs, {name: _score(problem, run) for name, run in runs.items()}, bound)
+
+
 def reference_placement(problem: PlacementProblem) -> Placement:
     """Return the placement moves are counted from: ``problem.reference``, or the contiguous layout."""
     from moeopt.balancers import contiguous

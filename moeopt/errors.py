@@ -17,5 +17,9 @@ class PlacementError(InputError):
     """A placement breaks a rule of its problem; names layer, rule and numbers."""
 
 
+class VerificationError(MoeoptError):
+    """A number or a proof that a report shows did not survive its independent check."""
+
+
 class UnsupportedError(InputError):
     """A method cannot take this problem; the message is the reason a report shows."""

@@ -13,13 +13,13 @@ app = typer.Typer(add_completion=False)
 
 
 def gap_report(**options: Any) -> Any:
-    """Run ``moeopt.report.build.gap_report`` with all balancers and all solvers."""
+    """Run ``moeopt.report.build.gap_report`` with all balancers, all solvers and, if asked for, the check."""
     # Imported late, so that --help is quick and Ctrl-C during the imports is caught below.
     from moeopt.balancers import BALANCERS
     from moeopt.report.build import gap_report
-    from solvers import SOLVERS
+    from solvers import SOLVERS, verify
 
-    return gap_report(BALANCERS, SOLVERS, **options)
+    return gap_report(BALANCERS, SOLVERS, **options | {"verify": verify if options["verify"] else None})
 
 
 @app.command()
@@ -39,6 +39,7 @@ def parse(
     seed: Annotated[int, Option(help="Seed of the generated trace and of the solvers.")] = 0,
     out: Annotated[Path, Option(help="Folder for the report's files.")] = Path("report"),
     quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+    verify: Annotated[bool, Option("--verify", help="Check all placements and bounds in exact arithmetic.")] = False,
 ) -> None:  # fmt: skip
     """Run every balancer beside exact methods and report the gap to a proven lower bound."""
     from moeopt.report.settings import names, numbers
@@ -46,32 +47,34 @@ def parse(
     gap_report(
         trace=trace or (), gpus=numbers("--gpus", gpus), slots=numbers("--slots", slots), nodes=nodes, groups=groups,
         methods=names("--methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, repeats=repeats,
-        reference=reference, seed=seed, out=out, quiet=quiet, command=context.obj,
+        reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
     )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0, 2 for unusable arguments or input, 130 after Ctrl-C."""
+    """Return the exit code: 0; 1 if ``--verify`` rejects anything; 2 for unusable input; 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return app(arguments, standalone_mode=False, obj=arguments) or 0
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
-        message = _one_line(error)
-        if message is None:
+        code, message = _told(error)
+        if not code:
             raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        return code
 
 
-def _one_line(error: Exception) -> str | None:
-    """Return what to tell about a user's mistake; None for anything else, which is ours."""
+def _told(error: Exception) -> tuple[int, str]:
+    """Return the exit code and what to tell the user; code 0 for mistakes that are ours."""
     if hasattr(error, "format_message"):  # an error of the command line
-        return " ".join(error.format_message().split())
-    from moeopt.errors import InputError
+        return 2, error.format_message()
+    from moeopt.errors import InputError, VerificationError
 
-    return " ".join(str(error).split()) if isinstance(error, InputError) else None
+    if isinstance(error, VerificationError):
+        return 1, str(error)
+    return (2, str(error)) if isinstance(error, InputError) else (0, "")
 
 
 if __name__ == "__main__":

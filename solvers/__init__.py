@@ -10,6 +10,7 @@ from solvers.cpsat import solve_cpsat
 from solvers.ladder import solve
 from solvers.milp import solve_milp
 from solvers.pairing import solve_pairing
+from solvers.verify import Verification, verify
 
 SOLVERS: dict[str, Callable[..., Solution]] = {
     "solve": solve,
@@ -24,6 +25,7 @@ SOLVERS: dict[str, Callable[..., Solution]] = {
 
 __all__ = [
     "SOLVERS",
+    "Verification",
     "configuration_bound",
     "solve",
     "solve_brute_force",
@@ -31,4 +33,5 @@ __all__ = [
     "solve_cpsat",
     "solve_milp",
     "solve_pairing",
+    "verify",
 ]

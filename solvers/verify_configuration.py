@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from fractions import Fraction
 from math import lcm
 from typing import Any
 
 from solvers.verify_layer import ExactLayer, Rejected, Undecided, integer, integers, number, short
 
-MAX_REPLICAS, MAX_PAIRS = 500_000, 20_000_000
-"""Sizes of replicas, and pairs of them, looked at; beyond them the check is left undecided."""
-
-Front = list[tuple[int, int]]
-"""(size, price) of contents, both rising strictly: none is lighter and as dear as another."""
+MAX_SLOTS, MAX_COPIES, MAX_REPLICAS, MAX_STEPS = 8, 2000, 500_000, 20_000_000
+"""Slots a GPU, copies of an expert, replicas in all, steps of the search; beyond them nothing is decided."""
 
 
 def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -20,8 +19,8 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
 
     A replica of an expert with c copies is worth the price of the expert over c, rounded up; so all
     replicas are worth at least the sum of the prices, and some GPU holds ``needed`` or more as soon
-    as ``(needed - 1) * gpus < sum``. All contents of up to four slots are pairs of pairs of
-    replicas; of the pairs only those dearer than every lighter one matter.
+    as ``(needed - 1) * gpus < sum``. Of all replicas, with any number of copies, only those dearer
+    than every lighter one matter; the contents of such replicas are searched.
     """
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
@@ -31,67 +30,60 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
         raise Rejected(f"'prices' must be {layer.num_experts} integers >= 0")
     if (needed - 1) * layer.num_gpus >= sum(prices):
         raise Rejected("'needed' is more than the fullest GPU is sure to hold")
-    slots = layer.slots_per_gpu
-    if slots > 4:
-        raise Rejected(f"the check is for up to four slots a GPU, the problem has {slots}")
-    if layer.num_experts * layer.most_copies > MAX_REPLICAS:
-        raise Undecided(f"{layer.num_experts} experts with up to {layer.most_copies} copies take too long to check")
-    unit = lcm(*range(1, layer.most_copies + 1))
-    # a size is below the threshold where size * unit, a whole number, is below this one
+    copies = layer.most_copies
+    if layer.slots_per_gpu > MAX_SLOTS or copies > MAX_COPIES or layer.num_experts * copies > MAX_REPLICAS:
+        raise Undecided(f"contents of {layer.slots_per_gpu} slots with up to {copies} copies take too long to check")
+    unit = lcm(*range(1, copies + 1))
+    # sizes times unit are whole numbers, below the threshold exactly where they are below this one
     limit = -(-threshold.numerator * unit // threshold.denominator)
-    singles = _front(
+    sizes, prices = _front(
         (load * unit // c, -(-price // c))
         for load, price in zip(layer.loads, prices, strict=True)
-        for c in range(1, layer.most_copies + 1)
+        for c in range(1, copies + 1)
         if load * unit < limit * c
     )
-    parts = (singles, _nothing()) if slots == 1 else (singles, singles)
-    if slots > 2:
-        parts = (_pairs(singles, limit, -(-2 * needed // slots)), singles)
-    if slots == 4:
-        parts = (parts[0], _pairs(singles, limit, needed - parts[0][-1][1]))
-    if limit > 0 and _worth(*parts, limit) >= needed:
+    if limit > 0 and _Contents(sizes, prices).exists(layer.slots_per_gpu, needed, limit, len(sizes) - 1):
         raise Rejected("a GPU may hold the price needed and weigh less")
 
 
-def _nothing() -> Front:
-    return [(0, 0)]
+def _front(replicas: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Sizes and prices of an empty slot and of the replicas dearer than every lighter one; both rise."""
+    sizes, prices = [0], [0]
+    for size, price in sorted(replicas, key=lambda replica: (replica[0], -replica[1])):
+        if price > prices[-1]:
+            if size == sizes[-1]:
+                del sizes[-1], prices[-1]
+            sizes.append(size)
+            prices.append(price)
+    return sizes, prices
 
 
-def _front(contents: Any) -> Front:
-    """Sort contents by size and keep those dearer than every lighter one, beginning with the empty one."""
-    kept: Front = _nothing()
-    for size, price in sorted(contents, key=lambda content: (content[0], -content[1])):
-        if price > kept[-1][1]:
-            if size == kept[-1][0]:
-                kept.pop()
-            kept.append((size, price))
-    return kept
+class _Contents:
+    """The search for a light and dear content of a GPU, dearest replica first."""
 
+    def __init__(self, sizes: list[int], prices: list[int]) -> None:
+        self.sizes, self.prices, self.steps = sizes, prices, 0
 
-def _pairs(singles: Front, limit: int, least: int) -> Front:
-    """Front of all pairs lighter than ``limit`` and worth at least ``least``."""
-    if len(singles) ** 2 > MAX_PAIRS:
-        raise Undecided(f"the price of {len(singles)} different replicas takes too long to check")
-    found = []
-    for i, (size, price) in enumerate(singles):
-        if 2 * price < least:
-            continue  # the dearer one of a pair has at least half
-        for other_size, other_price in reversed(singles[: i + 1]):
-            if price + other_price < least:
-                break
-            if size + other_size < limit:
-                found.append((size + other_size, price + other_price))
-    return _front(found)
+    def exists(self, slots: int, needed: int, limit: int, last: int) -> bool:
+        """Whether ``slots`` replicas of the front up to ``last`` are worth ``needed`` and lighter than ``limit``.
 
-
-def _worth(first: Front, second: Front, limit: int) -> int:
-    """The highest price of one content of each front that weigh less than ``limit`` together."""
-    best, last = -1, len(second) - 1
-    for size, price in first:
-        while last >= 0 and size + second[last][0] >= limit:
-            last -= 1
-        if last < 0:
-            break
-        best = max(best, price + second[last][1])
-    return best
+        The dearest has at least its share of the price. The last one is the lightest dear enough.
+        """
+        sizes, prices = self.sizes, self.prices
+        if slots == 1:
+            lightest = bisect_left(prices, needed)
+            return lightest <= last and sizes[lightest] < limit
+        for i in range(min(last, bisect_left(sizes, limit) - 1), -1, -1):
+            price = prices[i]
+            if slots * price < needed:
+                return False
+            if slots > 2:
+                if self.exists(slots - 1, needed - price, limit - sizes[i], i):
+                    return True
+            else:
+                self.steps += 1
+                if sizes[i] + sizes[bisect_left(prices, needed - price)] < limit:
+                    return True
+        if self.steps > MAX_STEPS:
+            raise Undecided(f"the contents of a GPU, of {len(sizes)} different replicas, take too long to check")
+        return False

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from moeopt.compare import Method
-from moeopt.errors import InputError
+from moeopt.errors import InputError, VerificationError
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+from moeopt.report.certificates import Certificates, Verify, certify
 from moeopt.report.settings import distinct, label, pick_layers, pose, shapes, title
 from moeopt.report.study import Effort, Exact, Study, study
 from moeopt.solution import Solution
@@ -56,6 +57,7 @@ def gap_report(
     seed: int = 0,
     out: str | os.PathLike[str] = "report",
     quiet: bool = False,
+    verify: Verify | None = None,
     command: Sequence[str] = (),
 ) -> list[Study]:
     """Study every setting, write the report's files into ``out`` and show its tables.
@@ -89,6 +91,9 @@ def gap_report(
         Folder for the files; an earlier report there is replaced.
     quiet
         No progress and no tables.
+    verify
+        An independent check, run on every placement and bound of the report; its record is
+        written as ``certificates.json``. None = no check.
     command
         The command line, for the report's last section.
 
@@ -96,6 +101,8 @@ def gap_report(
     ------
     InputError
         For unusable arguments or input, before anything is written.
+    VerificationError
+        If the independent check rejects anything, after everything is written and shown.
     """
     from moeopt.report.files import check_folder, contents, write
 
@@ -123,12 +130,13 @@ def gap_report(
         bound = {name: _bind(solver, SMALL_TIME_LIMIT, independent, seed) for name, solver in chosen.items()}
         plan += [(p, bound, independent) for p in small]
     studies, pictures = _carry_out(plan, heuristics, quiet)
+    checked = None if verify is None else certify(studies, verify)
     small_loads = {p.load.source: p.load for p in small}
     facts = {
         "arguments": {
             "trace": [str(path) for path in trace], "gpus": gpus, "slots": slots, "nodes": nodes, "groups": groups,
             "methods": methods, "layers": layers, "time_limit": time_limit, "jobs": jobs, "repeats": repeats,
-            "reference": reference, "seed": seed, "out": str(out), "quiet": quiet,
+            "reference": reference, "seed": seed, "out": str(out), "quiet": quiet, "verify": verify is not None,
         },
         "command": list(command),
         "seed": seed,
@@ -138,10 +146,13 @@ def gap_report(
         "traces": [r for r, _ in records] + [_record(load, f"generated, seed {seed}") for load in small_loads.values()],
         "small": list(small_loads),
         "impossible": impossible,
+        "verification": None if checked is None else checked.summary,
     }  # fmt: skip
-    write(Path(out), contents(studies, pictures, facts))
+    write(Path(out), contents(studies, pictures, facts, None if checked is None else checked.content))
     if not quiet:
-        _show(studies, impossible, Path(out))
+        _show(studies, impossible, checked, Path(out))
+    if checked is not None and checked.rejected:
+        raise VerificationError(f"{len(checked.rejected)} rejected; the first is {checked.rejected[0]}")
     return studies
 
 
@@ -284,7 +295,7 @@ def _carry_out(
     return studies, drawn
 
 
-def _show(studies: Sequence[Study], impossible: Sequence[str], out: Path) -> None:
+def _show(studies: Sequence[Study], impossible: Sequence[str], checked: Certificates | None, out: Path) -> None:
     from rich.console import Console
 
     from moeopt.report.document import headline
@@ -300,6 +311,8 @@ def _show(studies: Sequence[Study], impossible: Sequence[str], out: Path) -> Non
         console.print()
     for reason in impossible:
         console.print(f"left out: {reason}", markup=False)
+    if checked is not None:
+        console.print(checked.summary, markup=False)
     console.print(f"written: {out / 'report.md'}", markup=False, soft_wrap=True)
 
 

@@ -55,6 +55,8 @@ def document(
     parts += [f"Moves count from {arguments['reference'] or 'the contiguous (vanilla) layout'}.", "## Results"]
     parts += ["\n".join(f"* **{title(s.problem)}**: {' '.join(headline(s, rows_of(summary, s)))}" for s in studies)]
     available = set(pictures)
+    if facts["verification"]:
+        parts.append(f"Checked independently in exact arithmetic: {facts['verification']} (`certificates.json`).")
     small = [study for study in studies if study.problem.load.source in facts["small"]]
     for study in studies:
         if study not in small:

@@ -15,6 +15,8 @@ from moeopt.report.settings import label
 from moeopt.report.study import Study
 from moeopt.report.tables import layer_table, summary_table
 
+CERTIFICATES = "certificates.json"
+
 
 def check_folder(out: Path) -> None:
     """Raise InputError unless ``out`` is, or can become, a folder that takes files."""
@@ -27,7 +29,9 @@ def check_folder(out: Path) -> None:
         raise InputError(f"--out {out}: {existing} cannot be written to")
 
 
-def contents(studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Mapping[str, Any]) -> dict[str, bytes]:
+def contents(
+    studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Mapping[str, Any], certificates: bytes | None
+) -> dict[str, bytes]:
     """Return every file of the report by its path in the report's folder."""
     summary = summary_table(studies)
     files: dict[str, bytes] = {
@@ -40,6 +44,8 @@ def contents(studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Map
             if run.placement is not None and run.solved.size:
                 rows = run.placement.phy2log[run.solved].tolist()
                 files[f"placements/{label(study.problem)}_{name}.json"] = _placement_json(rows)
+    if certificates is not None:
+        files[CERTIFICATES] = certificates
     files |= {f"figures/{name}": picture for name, picture in pictures.items()}
     files["run.json"] = (json.dumps({**facts, "files": sorted(files)}, indent=2, default=str) + "\n").encode()
     return files
@@ -79,7 +85,8 @@ def _earlier(out: Path) -> list[str]:
         names = json.loads((out / "run.json").read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [n for n in names if isinstance(n, str) and Path(n).parent.as_posix() in ("placements", "figures")]
+    names = [name for name in names if isinstance(name, str)]
+    return [n for n in names if n == CERTIFICATES or Path(n).parent.as_posix() in ("placements", "figures")]
 
 
 def _placement_json(rows: list[list[int]]) -> bytes:
