@@ -78,8 +78,11 @@ class Dual:
         self.model = self.highspy.Highs()
         self.model.setOptionValue("output_flag", False)
         self.model.setOptionValue("threads", 1)
-        self._build()
         self._prove(self.loads)
+        self._prove(
+            (np.arange(experts) == np.argmax(self.loads)).astype(float)
+        )  # no row holds an expert that never fits
+        self._build()
 
     def _build(self) -> None:
         """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does."""
@@ -92,8 +95,7 @@ class Dual:
             self.model.addRow(0.0, infinity, 2, np.array([lighter, heavier]), np.array([-1.0, 1.0]))
         self.fixed_rows = experts - 1
         most = len(self.size) // experts
-        mean = max(float(self.loads.sum()) / self.num_gpus, np.finfo(float).tiny)
-        for expert, fewest in enumerate(np.ceil(self.loads / mean).clip(1, most).astype(int)):
+        for expert, fewest in enumerate(np.ceil(self.loads / self.bound).clip(1, most).astype(int)):
             self._add((expert * most + int(fewest) - 1,))
 
     def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:

@@ -23,6 +23,9 @@ Floats = NDArray[np.float64]
 
 MAX_SLOTS_PER_GPU = 4
 
+_MAX_PAIRS_OF_FOUR = 1000
+"""Pricing is cubic in them at four slots a GPU; partitions of the traces stay far below."""
+
 
 def configuration_bound(
     loads: Any,
@@ -54,7 +57,7 @@ def configuration_bound(
     Raises
     ------
     UnsupportedError
-        For one slot or more than four slots a GPU.
+        For one slot or more than four slots a GPU, and for many redundant slots at four.
 
     Notes
     -----
@@ -87,6 +90,12 @@ def configuration_bound(
     loads = np.asarray(loads, dtype=float)
     if not 2 <= slots_per_gpu <= MAX_SLOTS_PER_GPU:
         raise UnsupportedError(f"the configuration LP covers 2 to {MAX_SLOTS_PER_GPU} slots a GPU, not {slots_per_gpu}")
+    pairs = len(loads) * (num_gpus * slots_per_gpu - len(loads) + 1)
+    if slots_per_gpu == 4 and pairs > _MAX_PAIRS_OF_FOUR:
+        raise UnsupportedError(
+            f"the configuration LP prices at most {_MAX_PAIRS_OF_FOUR} pairs of expert and replica count "
+            f"at 4 slots a GPU, not {pairs}"
+        )
     if not loads.any():
         nothing = {"method": "configuration_lp", "prices": [0] * len(loads), "needed": 0, "threshold": 0.0}
         return ConfigurationBound(0.0, nothing, 0.0)
@@ -177,6 +186,7 @@ class _LayerSearch:
         if not self._closed():
             self._raise_bound()
             self._pack_greedy_counts()
+            self._pack_greedy_counts()
         for looser in _CEILINGS:
             if self._open():
                 self._pack_relaxed_counts(looser)
@@ -204,7 +214,7 @@ class _LayerSearch:
     def _pack_greedy_counts(self) -> None:
         """EPLB's counts are nearly those with the most packings, where the mean load is the bottleneck."""
         counts = np.bincount(replicate(self.load[None], self.problem.slots)[0][0], minlength=len(self.load))
-        for looser in (16, 4, 1, 1, 1):
+        for looser in (16, 4, 1, 1):
             if self._open():
                 self._pack(counts, None, looser, 200_000 // looser)
             if looser > 1 and self.makespan > self.bound * (1 + looser * self.gap):
