@@ -1,13 +1,12 @@
 """Partition bounds: below every optimum found by enumeration, and at least as good as what they contain."""
 
-import json
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from moeopt import PlacementProblem, bounds
-from moeopt.bounds_partition import hot_on_few_gpus, kernel, witness
+from moeopt.bounds.partition import hot_on_few_gpus, hottest_experts, kernel, kernel_certificate
 
 SHAPES = [(2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (3, 4), (4, 2), (4, 3), (5, 2)]
 KINDS = {
@@ -43,9 +42,8 @@ def test_never_above_the_optimum_and_never_below_the_bounds_they_contain(gpus, p
     assert np.all(few <= best * (1 + 1e-15))
     assert not np.any(exact > best * (1 + 1e-15))
     assert not np.any(exact < few)
-    for contained in (bounds.mean_load, bounds.hottest_experts, bounds.pigeonhole):
-        value = contained(problem)
-        assert np.all(np.isnan(value) | (few >= value * (1 - 1e-12)))
+    for contained in (bounds.mean_load, bounds.hottest_with_companions):
+        assert np.all(few >= contained(problem) * (1 - 1e-12))
 
 
 def test_kernel_proves_what_averages_cannot():
@@ -59,20 +57,14 @@ def test_both_say_nothing_where_experts_are_copied():
     problem = PlacementProblem([[5, 4, 3, 2]], num_gpus=2, num_slots=6)
     assert np.isnan(hot_on_few_gpus(problem)).all()
     assert np.isnan(kernel(problem)).all()
-    assert witness(problem, "kernel") == [None]
 
 
-@pytest.mark.parametrize("source", ["hot_on_few_gpus", "kernel"])
-def test_witness_names_the_hottest_experts_and_survives_json(source):
+def test_certificates_name_the_hottest_experts():
     values = np.floor(100 * np.random.default_rng(1).pareto(1.0, (20, 16)))
     problem = PlacementProblem(values, num_gpus=4)
-    bound = {"hot_on_few_gpus": hot_on_few_gpus, "kernel": kernel}[source](problem)
-    for row, value, found in zip(values, bound, json.loads(json.dumps(witness(problem, source))), strict=True):
-        if np.isnan(value):
-            assert found is None
-            continue
-        assert found["value"] == value
-        assert sorted(row[found["hottest"]]) == sorted(row)[-len(found["hottest"]) :]
+    named = hottest_experts(problem) + [certificate["hottest"] for certificate in kernel_certificate(problem)]
+    for row, hottest in zip(np.concatenate([values, values]), named, strict=True):
+        assert sorted(row[hottest]) == sorted(row)[len(row) - len(hottest) :]
 
 
 def test_a_hundred_thousand_experts_are_bounded_by_their_mean():

@@ -7,14 +7,11 @@ recomputed wherever they decide what is kept.
 import numpy as np
 from numba import njit
 
-# Measured on 58 x 256 recorded loads: more draws a GPU find better fits, fewer leave time for more GPUs.
-_QUICK_DRAWS = 3
-_DRAWS = 10
 _MOST_GPUS = 6
 
 
 @njit(cache=True, nogil=True)
-def _below(state, n):  # type: ignore[no-untyped-def]
+def below(state, n):  # type: ignore[no-untyped-def]
     """Next pseudo-random integer in [0, n): xorshift64, G. Marsaglia, doi 10.18637/jss.v008.i14."""
     x = state[0]
     x ^= x << np.uint64(13)
@@ -112,7 +109,7 @@ def _fit(pool, n, size, cap, k, draws, state, pick, trial, used, tail):  # type:
         room = cap - size[pool[0]]
         for t in range(1, k - 2):
             first = _first_at_most(pool, n, size, room - tail[k - 1 - t])
-            drawn = first + _below(state, n - first)
+            drawn = first + below(state, n - first)
             at = drawn
             while at < n and used[at]:
                 at += 1
@@ -216,7 +213,7 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most): 
         for g in range(gpus):
             if load[g] > cap:
                 seen += 1
-                if _below(state, seen) == 0:
+                if below(state, seen) == 0:
                     over = g
             if load[g] < load[lightest]:
                 lightest = g
@@ -227,14 +224,14 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most): 
             best[:] = slots
         if over < 0:
             break
-        r = min(3 + _below(state, _MOST_GPUS - 2), widest)
+        r = min(3 + below(state, _MOST_GPUS - 2), widest)
         chosen[0] = over
         count = 1
-        if lightest != over and _below(state, 4) > 0:
+        if lightest != over and below(state, 4) > 0:
             chosen[1] = lightest
             count = 2
         while count < r:
-            g = _below(state, gpus)
+            g = below(state, gpus)
             if not holds(chosen[:count], g):
                 chosen[count] = g
                 count += 1
@@ -263,7 +260,7 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most): 
                 new_slack += (cap - after[q]) ** 2
         if new_excess > excess:
             continue
-        gathers = new_slack >= slack * (1 - 0.3 * _below(state, 1024) / 1024)
+        gathers = new_slack >= slack * (1 - 0.3 * below(state, 1024) / 1024)
         if (new_excess < excess * (1 - 1e-12) or gathers) and (colocated or _distinct(rows[:r], empty)):
             for q in range(r):
                 load[chosen[q]] = after[q]
@@ -295,13 +292,13 @@ def recount(slots, weight, size, copies, target, steps, colocated, gaps, state):
     for _ in range(steps):
         if most <= target:
             break
-        g, t = _below(state, gpus), _below(state, k)
-        if _below(state, 2) == 0:
+        g, t = below(state, gpus), below(state, k)
+        if below(state, 2) == 0:
             g = np.argmax(load)
         old = slots[g, t]
         if old != empty and copies[old] == 1:
             continue
-        new = slots[np.argmax(load), _below(state, k)] if _below(state, 2) == 0 else _below(state, empty + gaps)
+        new = slots[np.argmax(load), below(state, k)] if below(state, 2) == 0 else below(state, empty + gaps)
         if new == old or (not colocated and new != empty and holds(slots[g], new)):
             continue
         slots[g, t] = new
@@ -325,69 +322,3 @@ def _set_copies(expert, change, weight, size, copies):  # type: ignore[no-untype
     if expert < size.size - 1:
         copies[expert] += change
         size[expert] = weight[expert] / copies[expert]
-
-
-@njit(cache=True, nogil=True)
-def improve(all_slots, all_weight, target, stage, seed, colocated, gaps, makespan):  # type: ignore[no-untyped-def]
-    """One stage of the search on every row that is above its target; never leaves a row worse.
-
-    Stage 0 swaps down. Later stages alternate between dealing anew and repairing the best known,
-    under a cap between the target and the best makespan, and changes of the counts.
-    """
-    rows, gpus, k = all_slots.shape
-    experts = all_weight.shape[1]
-    size = np.zeros(experts + 1)
-    copies = np.empty(experts + 1, np.int64)
-    load = np.empty(gpus)
-    state = np.empty(1, np.uint64)
-    for row in range(rows):
-        kept = all_slots[row]
-        copies[:] = 0
-        for expert in kept.reshape(-1):
-            copies[expert] += 1
-        for expert in range(experts):
-            size[expert] = all_weight[row, expert] / copies[expert]
-        before = sum_loads(kept, size, load)
-        makespan[row] = before
-        if before <= target[row] or (k == 1 and gpus * k == experts):
-            continue
-        state[0] = np.uint64(88172645463325252) + np.uint64(seed) * np.uint64(1000003) + np.uint64(stage)
-        for _ in range(4):
-            _below(state, 2)
-        slots = kept.copy()
-        if stage == 0:
-            descend(slots, size, load, target[row], colocated)
-        elif (stage % 3 == 0 or k < 3) and gpus * k > experts:
-            steps = max(20, 20000 // (gpus * k))
-            recount(slots, all_weight[row], size, copies, target[row], steps, colocated, gaps, state)
-        elif k >= 3:
-            _redeal(slots, size, load, target[row], before, stage, colocated, state)
-        else:
-            continue
-        copies[:] = 0
-        for expert in slots.reshape(-1):
-            copies[expert] += 1
-        for expert in range(experts):
-            size[expert] = all_weight[row, expert] / copies[expert]
-        after = sum_loads(slots, size, load)
-        if after < before:
-            makespan[row] = after
-            kept[:] = slots
-
-
-@njit(cache=True, nogil=True)
-def _redeal(slots, size, load, target, before, stage, colocated, state):  # type: ignore[no-untyped-def]
-    """Repack under a cap, from a new deal in odd stages; leaves the best found in ``slots``."""
-    best = slots.copy()
-    if stage == 1:
-        cap, steps, draws = target * 1.0003, 60, _QUICK_DRAWS
-    else:
-        cap, steps, draws = target + (before - target) * ((stage - 2) // 3 % 4) / 4, 1000, _DRAWS
-    if cap >= before:
-        cap = target
-    if colocated and stage % 2:
-        construct(slots, size, load, cap, draws, state)
-    most = repack(slots, size, load, cap, steps, draws, colocated, state, best, before)
-    slots[:] = best
-    if sum_loads(slots, size, load) > target and most > cap:
-        descend(slots, size, load, target, colocated)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt import bounds, bounds_partition
-from moeopt.balancers._search_kernels import improve
+from moeopt import bounds, metrics
 from moeopt.balancers._search_limited import limited_descent
+from moeopt.balancers._search_stages import improve
 from moeopt.balancers.eplb import eplb
 from moeopt.errors import InputError, PlacementError, UnsupportedError
 from moeopt.load import LoadMatrix
@@ -55,7 +55,7 @@ def search(
         Placement (or ``[layers, slots]``) to improve; EPLB's by default. Problems with
         ``max_moves`` start from their reference.
     budget
-        Seconds for all layers together, checked between stages; None = a fixed number of stages,
+        Seconds for all layers together, checked between stages and layers; None = a fixed number of stages,
         the same answer on every machine.
     target
         Makespan at which a layer is done, a number or ``[layers]``; by default the best combinatorial
@@ -92,14 +92,16 @@ def search(
     if problem.max_moves is not None:
         return limited_descent(problem, first, goal)
     if problem.hierarchical:
-        return _by_node(problem, first, goal, deadline, seed)
+        found = _by_node(problem, first, goal, None, seed)
+        if start is None:
+            found = _better(problem, found, _by_node(problem, _regrouped(problem, seed), goal, None, seed))
+        return found if deadline is None else _by_node(problem, found, goal, deadline, seed)
     return _placement(problem, _climb(problem, first.by_gpu, goal, deadline, seed))
 
 
 def _target(problem: PlacementProblem, target: Any) -> Floats:
     if target is None:
-        best = bounds.lower_bound(problem).value
-        return np.fmax(best, bounds_partition.kernel(problem)) * (1 + _CLOSE)
+        return bounds.lower_bound(problem).value * (1 + _CLOSE)
     values = np.asarray(target, dtype=float)
     if values.ndim > 1 or values.size not in (1, problem.num_layers):
         raise InputError(f"target must be a number or [{problem.num_layers}], got shape {values.shape}")
@@ -165,20 +167,22 @@ def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float
     slots = np.where(start < 0, problem.num_experts, start)
     weight = problem.load.values.astype(float)
     makespan = np.full(problem.num_layers, np.inf)
-    halves = [slice(None)]
-    if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1:
-        halves = [slice(0, None, 2), slice(1, None, 2)]
-    with ThreadPoolExecutor(len(halves)) as pool:
+    switches = problem.allow_colocated, problem.allow_empty_slots
+    threads = 2 if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1 else 1
+
+    def run(first: int, stage: int) -> None:
+        # layer by layer where the clock counts, since a late stage may take most of a second a layer
+        rows = np.arange(first, problem.num_layers, threads)
+        for part in [rows] if deadline is None or stage < 2 else np.split(rows, len(rows)):
+            if deadline is not None and time.perf_counter() >= deadline:
+                return
+            improved, reached = slots[part], makespan[part]
+            improve(improved, weight[part], goal[part], stage, seed, *switches, reached)
+            slots[part], makespan[part] = improved, reached
+
+    with ThreadPoolExecutor(threads) as pool:
         for stage in _stages(problem, deadline):
-
-            def run(rows: slice, stage: int = stage) -> tuple[slice, Ints, Floats]:
-                part, reached = slots[rows].copy(), makespan[rows].copy()
-                switches = problem.allow_colocated, problem.allow_empty_slots
-                improve(part, weight[rows].copy(), goal[rows].copy(), stage, seed, *switches, reached)
-                return rows, part, reached
-
-            for rows, part, reached in pool.map(run, halves):
-                slots[rows], makespan[rows] = part, reached
+            list(pool.map(run, range(threads), [stage] * threads))
             if np.all(makespan <= goal):
                 break
     return np.where(slots == problem.num_experts, -1, slots)
@@ -197,26 +201,50 @@ def _stages(problem: PlacementProblem, deadline: float | None) -> Iterator[int]:
 
 def _by_node(problem: PlacementProblem, first: Placement, goal: Floats, deadline: float | None, seed: int) -> Placement:
     """Every node is a flat problem of its own, once groups are dealt to nodes."""
-    nodes, size = problem.num_nodes, problem.num_experts // problem.num_groups
-    layers = problem.num_layers
-    hosts = _hosts(problem, first)
-    member = (np.argsort(hosts, axis=1, kind="stable")[:, :, None] * size + np.arange(size)).reshape(layers * nodes, -1)
+    nodes = problem.num_nodes
+    rows, member = _node_rows(problem, np.argsort(_hosts(problem, first), axis=1, kind="stable"))
+    local = np.full((len(member), problem.num_experts + 1), -1)  # the last column serves empty slots
+    np.put_along_axis(local, member, np.arange(member.shape[1])[None, :], axis=1)
+    begin = np.take_along_axis(local, first.phy2log.reshape(len(member), -1), axis=1)
+    best = _climb(rows, begin.reshape(len(member), rows.num_gpus, -1), np.repeat(goal, nodes), deadline, seed)
+    return _global(problem, member, best)
+
+
+def _regrouped(problem: PlacementProblem, seed: int) -> Placement:
+    """EPLB inside the nodes, after a search for the best deal of groups to nodes."""
+    group_load = problem.load.values.reshape(problem.num_layers, problem.num_groups, -1).sum(axis=2)
+    hosting = search(PlacementProblem(LoadMatrix(group_load), problem.num_nodes), seed=seed)
+    rows, member = _node_rows(problem, hosting.phy2log)
+    placement = _global(problem, member, eplb(rows).phy2log)
+    return placement if problem.allow_colocated else _separated(problem, placement)
+
+
+def _node_rows(problem: PlacementProblem, groups: NDArray[Any]) -> tuple[PlacementProblem, Ints]:
+    """One flat problem a node, given the groups in the order of their nodes; and its experts, ``[rows, experts]``."""
+    size = problem.num_experts // problem.num_groups
+    order = (groups[:, :, None] * size + np.arange(size)).reshape(problem.num_layers, -1)
+    loads: Any = np.take_along_axis(problem.load.values, order, axis=1)
+    member = order.reshape(problem.num_layers * problem.num_nodes, -1)
     rows = PlacementProblem(
-        LoadMatrix(
-            np.take_along_axis(problem.load.values, member.reshape(layers, -1), axis=1).reshape(len(member), -1)
-        ),
-        num_gpus=problem.num_gpus // nodes,
-        num_slots=problem.slots // nodes,
+        LoadMatrix(loads.reshape(member.shape)),
+        num_gpus=problem.num_gpus // problem.num_nodes,
+        num_slots=problem.slots // problem.num_nodes,
         allow_colocated=problem.allow_colocated,
         allow_empty_slots=problem.allow_empty_slots,
     )
-    local = np.full((layers * nodes, problem.num_experts + 1), -1)
-    np.put_along_axis(local, member, np.arange(member.shape[1])[None, :], axis=1)
-    slots = first.phy2log.reshape(layers * nodes, -1)
-    begin = np.take_along_axis(local, slots, axis=1).reshape(layers * nodes, rows.num_gpus, -1)
-    best = _climb(rows, begin, np.repeat(goal, nodes), deadline, seed).reshape(layers * nodes, -1)
-    experts = np.take_along_axis(member, np.maximum(best, 0), axis=1)
-    return _placement(problem, np.where(best < 0, -1, experts))
+    return rows, member
+
+
+def _global(problem: PlacementProblem, member: Ints, slots: Ints) -> Placement:
+    """Placement of the nodes' own experts as one of all experts."""
+    local = slots.reshape(len(member), -1)
+    return _placement(problem, np.where(local < 0, -1, np.take_along_axis(member, np.maximum(local, 0), axis=1)))
+
+
+def _better(problem: PlacementProblem, a: Placement, b: Placement) -> Placement:
+    """The placement with the lower makespan, layer by layer."""
+    first, second = (metrics.makespan(metrics.gpu_load(problem.load, placement)) for placement in (a, b))
+    return _placement(problem, np.where((second < first)[:, None], b.phy2log, a.phy2log))
 
 
 def _hosts(problem: PlacementProblem, placement: Placement) -> Ints:
