@@ -24,8 +24,14 @@ from solvers.layers import Limits, solve_layers
 _MOVES = 300_000
 """Moves in a run of the annealing: a tenth of a second at 320 slots."""
 
+_EFFORT = 1.0
+"""CP-SAT's first deterministic time, about its seconds; doubled where it does not suffice."""
+
 _STEPS = 10_000
-"""Steps of the repair, which costs about a tenth of a second."""
+"""Steps of the repair per unit of that effort, a tenth of a second."""
+
+_MANY = 1200
+"""Columns left that CP-SAT does not search in a moment."""
 
 _LIKELY = 0.03
 """Share of the relaxation's slack that a count may cost to be tried before the others."""
@@ -115,7 +121,7 @@ class _LayerSearch:
         self.counts = greedy_counts(self.load, problem)
         self.makespan = paired_makespan(self.load, self.counts, problem.slots)
         self.bound = float(bounds.lower_bound(problem).value[0])
-        self.source, self.effort = "", 1.0
+        self.source, self.effort, self.descended = "", _EFFORT, 0.0
         self.certificate: dict[str, Any] | None = None
 
     def run(self, start: NDArray[np.int64] | None) -> LayerOutcome:
@@ -156,6 +162,9 @@ class _LayerSearch:
 
     def _descend(self) -> None:
         """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
+        if self.descended == self.effort:
+            return  # it would repeat itself
+        self.descended = self.effort
         floor, steps = self.bound, round(_STEPS * self.effort)
         while self._ceiling() > floor * (1 + self.gap) and not self._late():
             threshold = (floor + self._ceiling()) / 2
@@ -183,8 +192,8 @@ class _LayerSearch:
 
     def _improve(self) -> None:
         if not self._closed():
-            target, moves = self.bound * (1 + self.gap), round(_MOVES * self.effort)
-            self._accept(anneal(self.load, self.counts, self.problem, target, moves, self.limits.seed))
+            target = self.bound * (1 + self.gap)
+            self._accept(anneal(self.load, self.counts, self.problem, target, _MOVES, self.limits.seed))
 
     def _relax(self, threshold: float) -> _Left | None:
         """Refute ``threshold`` by relaxation (None), or return the counts it leaves."""
@@ -206,7 +215,11 @@ class _LayerSearch:
     def _decide(self, threshold: float) -> bool:
         """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
         left = self._relax(threshold)
-        if left is None or self._search(left.likely).counts is not None:
+        if left is None:
+            return True
+        if len(left.possible.expert) > _MANY:
+            self._descend()
+        if self.makespan <= threshold or self._search(left.likely).counts is not None:
             return True
         verdict = self._search(left.possible)
         if verdict.infeasible:
