@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moeopt import bounds
 from moeopt.balancers.greedy_replication import replicate
 from moeopt.balancers.triples import pack_triples
-from moeopt.errors import UnsupportedError
+from moeopt.errors import InputError, UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
@@ -56,6 +56,8 @@ def configuration_bound(
 
     Raises
     ------
+    InputError
+        For loads that are not one layer's, or more experts than slots.
     UnsupportedError
         For one slot or more than four slots a GPU, and for many redundant slots at four.
 
@@ -87,10 +89,13 @@ def configuration_bound(
     Research 9 (1961), doi 10.1287/opre.9.6.849. A round is O((experts * (redundant + 1))^2) for
     three slots at worst, far less after dominance.
     """
-    loads = np.asarray(loads, dtype=float)
+    problem = PlacementProblem(loads, num_gpus, num_gpus * slots_per_gpu)
+    if problem.num_layers != 1:
+        raise InputError(f"loads must be those of one layer, got {problem.num_layers} layers")
+    loads = problem.load.values[0].astype(float)
     if not 2 <= slots_per_gpu <= MAX_SLOTS_PER_GPU:
         raise UnsupportedError(f"the configuration LP covers 2 to {MAX_SLOTS_PER_GPU} slots a GPU, not {slots_per_gpu}")
-    pairs = len(loads) * (num_gpus * slots_per_gpu - len(loads) + 1)
+    pairs = len(loads) * (problem.num_redundant + 1)
     if slots_per_gpu == 4 and pairs > _MAX_PAIRS_OF_FOUR:
         raise UnsupportedError(
             f"the configuration LP prices at most {_MAX_PAIRS_OF_FOUR} pairs of expert and replica count "

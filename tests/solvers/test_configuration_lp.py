@@ -9,7 +9,7 @@ import pytest
 
 from moeopt import metrics
 from moeopt.balancers import eplb
-from moeopt.errors import UnsupportedError
+from moeopt.errors import InputError, UnsupportedError
 from moeopt.problem import PlacementProblem
 from moeopt.solution import SolveStatus
 from solvers.configuration_lp import configuration_bound, solve_configuration
@@ -183,3 +183,15 @@ def test_problems_outside_its_reach_are_refused_with_the_reason():
         solve_configuration(PlacementProblem(loads, num_gpus=4, num_nodes=2, num_groups=4))
     with pytest.raises(UnsupportedError, match="moves"):
         solve_configuration(PlacementProblem(loads, num_gpus=4, reference=np.arange(12), max_moves=2))
+
+
+def test_an_expert_above_the_mean_load_is_priced_with_its_cheapest_companions():
+    loads = [1000, 90, 80, 70, 60, 50, 40, 30]
+    assert configuration_bound(loads, 4, 2).value == pytest.approx(1030)
+
+
+def test_unusable_loads_are_refused():
+    with pytest.raises(InputError, match="one layer"):
+        configuration_bound(np.ones((2, 6)), 2, 3)
+    with pytest.raises(InputError, match="num_slots=6 is below num_experts=7"):
+        configuration_bound(np.ones(7), 2, 3)
