@@ -24,8 +24,8 @@ from solvers.pairing import solve_pairing
 _SEARCH_SHARE = 0.3
 """Share of a layer's time limit that the longer search may take before exact methods have their turn."""
 
-_SEARCH_SECONDS = 2.0
-"""The same without a time limit, in seconds."""
+_SEARCH_SECONDS_PER_SLOT = 0.005
+"""The most it may take in any case: what is small is quicker to enumerate than to search."""
 
 
 def solve(
@@ -166,7 +166,9 @@ def _longer_search(problem: PlacementProblem, known: Solution, limits: Limits) -
     """Rung 3: more of the search, aimed at the best bound."""
     if problem.slots_per_gpu < 3 or known.placement is None:
         raise UnsupportedError("other methods search better with fewer than three slots a GPU")
-    seconds = _SEARCH_SECONDS if limits.time_limit is None else _SEARCH_SHARE * limits.time_limit
+    seconds = _SEARCH_SECONDS_PER_SLOT * problem.slots
+    if limits.time_limit is not None:
+        seconds = min(seconds, _SEARCH_SHARE * limits.time_limit)
     target = known.lower_bound * (1 + 0.9 * limits.gap)
     found = search(problem, start=known.placement, budget=seconds, target=target, seed=limits.seed)
     return LayerOutcome(phy2log=found.phy2log[0])
