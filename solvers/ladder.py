@@ -25,7 +25,10 @@ _SEARCH_SHARE = 0.3
 """Share of a layer's time limit that the longer search may take before exact methods have their turn."""
 
 _SEARCH_SECONDS_PER_SLOT = 0.005
-"""The most it may take in any case: what is small is quicker to enumerate than to search."""
+"""The most it may take in any case."""
+
+_SMALL = 24
+"""Slots up to which CP-SAT is quicker than any detour."""
 
 
 def solve(
@@ -120,10 +123,10 @@ def _open_layers(problem: PlacementProblem, placement: Placement, gap: float) ->
 
 
 def _climb(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
-    """Rungs 2 to 6 on one layer."""
+    """Rungs 2 to 6 on one layer; the last one alone where the layer is small."""
     deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
     best = LayerOutcome(phy2log=None if hint is None else hint.phy2log[0])
-    for rung in RUNGS:
+    for rung in RUNGS if problem.slots > _SMALL else RUNGS[-1:]:
         known = conclude(problem, [best], limits.gap)
         remaining = deadline - time.perf_counter()
         if known.is_optimal or remaining <= 0:
