@@ -21,10 +21,8 @@ from solvers.layers import Limits, heuristic_hint, solve_layers
 
 Floats = NDArray[np.float64]
 
-MAX_SLOTS_PER_GPU = 4
-
-_MAX_PAIRS_OF_FOUR = 1000
-"""Pricing is cubic in them at four slots a GPU; partitions of the traces stay far below."""
+MAX_PAIRS = {2: 200_000, 3: 50_000, 4: 1_000}
+"""Pairs of expert and replica count that pricing can take, by slots a GPU: it is quadratic, at four slots cubic."""
 
 
 def configuration_bound(
@@ -59,7 +57,7 @@ def configuration_bound(
     InputError
         For loads that are not one layer's, or more experts than slots.
     UnsupportedError
-        For one slot or more than four slots a GPU, and for many redundant slots at four.
+        For one slot or more than four slots a GPU, or more pairs of expert and count than ``MAX_PAIRS``.
 
     Notes
     -----
@@ -93,18 +91,21 @@ def configuration_bound(
     if problem.num_layers != 1:
         raise InputError(f"loads must be those of one layer, got {problem.num_layers} layers")
     loads = problem.load.values[0].astype(float)
-    if not 2 <= slots_per_gpu <= MAX_SLOTS_PER_GPU:
-        raise UnsupportedError(f"the configuration LP covers 2 to {MAX_SLOTS_PER_GPU} slots a GPU, not {slots_per_gpu}")
-    pairs = len(loads) * (problem.num_redundant + 1)
-    if slots_per_gpu == 4 and pairs > _MAX_PAIRS_OF_FOUR:
+    if slots_per_gpu not in MAX_PAIRS:
+        raise UnsupportedError(f"the configuration LP covers 2 to 4 slots a GPU, not {slots_per_gpu}")
+    if _pairs(problem) > MAX_PAIRS[slots_per_gpu]:
         raise UnsupportedError(
-            f"the configuration LP prices at most {_MAX_PAIRS_OF_FOUR} pairs of expert and replica count "
-            f"at 4 slots a GPU, not {pairs}"
+            f"the configuration LP takes at most {MAX_PAIRS[slots_per_gpu]} pairs of expert and replica count "
+            f"at {slots_per_gpu} slots a GPU, not {_pairs(problem)}"
         )
     if not loads.any():
         nothing = {"method": "configuration_lp", "prices": [0] * len(loads), "needed": 0, "threshold": 0.0}
         return ConfigurationBound(0.0, nothing, 0.0)
     return Dual(loads, num_gpus, slots_per_gpu).climb(target, time_limit)
+
+
+def _pairs(problem: PlacementProblem) -> int:
+    return problem.num_experts * (problem.num_redundant + 1)
 
 
 def solve_configuration(
@@ -188,13 +189,8 @@ class _LayerSearch:
         if hint is not None:
             self._accept(hint.phy2log[0])
         self._pack_greedy_counts()
-        if not self._closed():
-            self._raise_bound()
-            self._pack_greedy_counts()
-            self._pack_greedy_counts()
-        for looser in _CEILINGS:
-            if self._open():
-                self._pack_relaxed_counts(looser)
+        if _pairs(self.problem) <= MAX_PAIRS[3]:
+            self._use_relaxation()
         proven = self.configuration is not None and self.configuration.value >= self.bound
         return LayerOutcome(
             phy2log=self.phy2log,
@@ -202,6 +198,16 @@ class _LayerSearch:
             bound_source="configuration_lp" if proven else "",
             certificate=self.configuration.certificate if proven and self.configuration else None,
         )
+
+    def _use_relaxation(self) -> None:
+        """Raise the bound and with it the ceiling; then take the relaxation's counts as well."""
+        if not self._closed():
+            self._raise_bound()
+            self._pack_greedy_counts()
+            self._pack_greedy_counts()
+        for looser in _CEILINGS:
+            if self._open():
+                self._pack_relaxed_counts(looser)
 
     def _open(self) -> bool:
         return not self._closed() and time.perf_counter() < self.deadline
