@@ -9,6 +9,11 @@ from numba import njit
 
 _MOST_GPUS = 6
 
+# Keep the work of a stage linear where there are thousands of GPUs; far above what a recorded layer needs.
+_MOST_SWAP_TRIALS = 100_000_000
+_LARGE_POOL = 1024
+_LOOKS = 64
+
 
 @njit(cache=True, nogil=True)
 def below(state, n):  # type: ignore[no-untyped-def]
@@ -55,7 +60,7 @@ def descend(slots, size, load, target, colocated):  # type: ignore[no-untyped-de
     """Swap the fullest GPU down, each time with the GPU and slot that leave the lighter pair."""
     gpus, k = slots.shape
     empty = size.size - 1
-    while True:
+    for _ in range(max(100, _MOST_SWAP_TRIALS // (gpus * k * k))):
         f = np.argmax(load)
         if load[f] <= target:
             return
@@ -122,7 +127,12 @@ def _fit(pool, n, size, cap, k, draws, state, pick, trial, used, tail):  # type:
             room -= size[pool[at]]
         large, small = _first_at_most(pool, n, size, room - tail[1]), n - 1
         pair = -1.0
-        while True:
+        looks = n
+        if n > _LARGE_POOL:  # sizes lie so densely that the pairs around any one of them do
+            large += below(state, max(1, (small - large) // 2))
+            small = min(small, max(large + 1, _first_at_most(pool, n, size, room - size[pool[large]])))
+            looks = _LOOKS
+        for _ in range(looks):
             while large < small and used[large]:
                 large += 1
             while large < small and used[small]:
