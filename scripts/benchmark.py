@@ -87,7 +87,8 @@ def benchmark(
         repeats, time_limit = 2, 1.0
     loads, origins = read(trace or [], layers, seed, quick)
     rivals = {path.stem: load_module(path).rebalance_experts for path in peer or []}
-    results, impossible = Results(), []
+    results = Results()
+    impossible: list[str] = []
     record = facts(context.obj, loads, origins, impossible, repeats, time_limit)
     tell = Progress()
     for gpus, slots in QUICK_SETTINGS if quick else DUELS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,15 +115,15 @@ FEWER_MOVES = ("minimize_moves", "relabel")
 DUELS = """\
 The rivals run in turn with ours in the same rounds, single-threaded, all layers of one trace in one
 call. *Times as fast* is the median over rounds of rival / ours, the least and the most in brackets.
-*Same* is the share of layers placed alike, slot by slot (BLDM: GPU by GPU). The plain versions are the
-transcriptions that the tests use as oracles, written from the description, not the published code:
-they grant replicas row by row, which published EPLB does for all layers at once, so with replicas the
-ratio to published EPLB is smaller than the one to the plain version. Plain BLDM gets its replicas for
-nothing. The numpy version works on all layers at once: what an engine without compiled kernels can have.
-`--peer FILE` times any other `rebalance_experts` here, such as the published one. Reported elsewhere
-for 58 layers x 256 experts on two cores of this class, not measured here: published torch EPLB 226 ms
-(8 GPUs, 256 slots), 649 ms (32, 288), 1164 ms (72, 288), 1788 ms (144, 288); vLLM's numpy version
-24 to 29 ms."""
+*Same* is the share of layers placed alike, slot by slot (BLDM: GPU by GPU, and equal sums may be
+merged in another order). The plain versions are the transcriptions that the tests use as oracles,
+written from the description, not the published code: they grant replicas row by row, which published
+EPLB does for all layers at once, so with replicas the ratio to published EPLB is smaller than the one
+to the plain version. Plain BLDM gets its replicas for nothing. The numpy version works on all layers
+at once: what an engine without compiled kernels can have. `--peer FILE` times any other
+`rebalance_experts` here, such as the published one. Reported elsewhere for 58 layers x 256 experts on
+two cores of this class, not measured here: published torch EPLB 226 ms (8 GPUs, 256 slots), 649 ms
+(32, 288), 1164 ms (72, 288), 1788 ms (144, 288); vLLM's numpy version 24 to 29 ms."""
 
 BALANCERS = """\
 All layers of a trace in one call, warm, {rounds} rounds in which the methods take turns. The gap is
@@ -266,6 +265,8 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 def pictures(results: Results) -> dict[str, bytes]:
     """PNG bytes by name of every picture whose part was run."""
+    from moeopt.report.figures import _png
+
     drawn = {}
     if any("ms" in row for row in results.balancers):
         drawn["speed_quality.png"] = _png(lambda: speed_quality(results.balancers))
@@ -353,21 +354,6 @@ def scaling(curves: Mapping[str, Sequence[Row]]) -> Figure:
     grid[0][0].set_ylabel("seconds for one layer")
     grid[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     return figure
-
-
-def _png(draw: Callable[[], Figure]) -> bytes:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
-    with plt.rc_context({**sns.axes_style("ticks"), **sns.plotting_context("notebook", font_scale=0.85)}):
-        figure = draw()
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=90, metadata={"Software": None})
-        plt.close(figure)
-    return file.getvalue()
 
 
 def _picture(name: str, text: str, available: Sequence[str]) -> list[str]:
