@@ -53,6 +53,7 @@ def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: fl
     solver.parameters.num_workers = limits.workers
     solver.parameters.random_seed = limits.seed
     solver.parameters.max_deterministic_time = effort
+    solver.parameters.catch_sigint_signal = False  # Python's own handler stops the run
     if seconds < math.inf:
         solver.parameters.max_time_in_seconds = seconds
     status = solver.solve(model)

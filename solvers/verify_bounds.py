@@ -42,7 +42,7 @@ def hottest_replica(layer: ExactLayer, value: Fraction, certificate: dict[str, A
     if "group" in certificate:
         group = integer(certificate, "group")
         if not 0 <= group < layer.num_groups:
-            raise Rejected(f"there is no group {group}")
+            raise Rejected("the problem has no such group")
         groups = [group]
     else:
         if _copies_needed(layer.loads, value) > layer.num_slots:

@@ -124,8 +124,10 @@ def number(certificate: dict[str, Any], key: str) -> Fraction:
 
 def exact(value: object, name: str) -> Fraction:
     """Return a finite integer or float at its exact value, or reject it by ``name``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole and not (isinstance(value, float) and math.isfinite(value)):
         raise Rejected(f"{name} is not a finite number")
+    assert isinstance(value, int | float)
     return Fraction(value)
 
 

@@ -154,6 +154,7 @@ def test_open_layers_show_the_interval_that_holds_their_optimum(problem):
     facts = {
         "arguments": {"reference": None}, "traces": [], "impossible": ["t, 3 GPUs: no"], "small": [], "seed": 0,
         "effort": {"gap": 1e-4, "hint": True}, "command": ["--trace", "a b"], "versions": {}, "machine": {},
+        "verification": None,
     }  # fmt: skip
     text = document([done], summary_table([done]), [], facts)
     worst = done.layers.loc[done.layers.gap.idxmax()]

@@ -7,11 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from moeopt import bounds
+from moeopt.balancers import contiguous
+from moeopt.solution import LayerOutcome, conclude
+from solvers import SOLVERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gap_report.py"
 METHODS = "contiguous,eplb,bldm,hot_replication,minimize_moves,relabel,local_search,cpsat"
@@ -182,6 +188,56 @@ def test_nodes_and_groups_tell_the_heuristics_fault_from_the_policys_price(scrip
     assert "Price of the policy" in capsys.readouterr().out
 
 
+def test_verify_checks_everything_and_writes_what_an_outsider_needs(script, tmp_path, trace, loads, capsys):
+    arguments = ["--trace", str(trace), "--gpus", "4", "--methods", "eplb,search", "--out", str(tmp_path / "a")]
+    assert script.main([*arguments, "--verify"]) == 0
+    assert "verified: 6 placements, 3 bounds proven exactly, 0 rest on a solver's search" in capsys.readouterr().out
+    (setting,) = json.loads((tmp_path / "a" / "certificates.json").read_text())["settings"]
+    assert setting["loads_sha256"] == hashlib.sha256(loads.astype("<i8").tobytes()).hexdigest()
+    table = pd.read_csv(tmp_path / "a" / "layers.csv").set_index(["method", "layer"])
+    for layer in setting["layers"]:
+        assert layer["verdict"] == "proven"
+        assert float(Fraction(layer["lower_bound"])) == table.lower_bound["eplb", layer["layer"]]
+        assert layer["certificate"]["method"] == layer["bound_source"]
+        for method, makespan in layer["placements"].items():
+            assert float(Fraction(makespan)) == table.makespan[method, layer["layer"]]
+    assert script.main(arguments) == 0
+    assert not (tmp_path / "a" / "certificates.json").exists(), "left from the earlier report"
+
+
+def test_verify_of_groups_on_nodes_checks_both_bounds(script, tmp_path, trace, capsys):
+    arguments = ["--trace", str(trace), "--gpus", "4", "--slots", "20", "--nodes", "2", "--groups", "4"]
+    methods = ["--methods", "eplb", "--repeats", "1"]
+    assert script.main([*arguments, *methods, "--verify", "--out", str(tmp_path / "a")]) == 0
+    assert "verified: 6 placements, 6 bounds proven exactly" in capsys.readouterr().out
+
+
+def liar(problem, **options):
+    """A method whose certificate proves less than it claims."""
+    rows, bound = contiguous(problem).phy2log, bounds.mean_load(problem)
+    forged = {"method": "mean_load"}
+    return conclude(
+        problem,
+        [
+            LayerOutcome(phy2log=row, lower_bound=1.001 * value, bound_source="mean_load", certificate=forged)
+            for row, value in zip(rows, bound, strict=True)
+        ],
+    )
+
+
+def test_a_forged_certificate_is_reported_and_ends_with_1(script, tmp_path, trace, capsys, monkeypatch):
+    monkeypatch.setitem(SOLVERS, "liar", liar)
+    arguments = ["--trace", str(trace), "--gpus", "4", "--methods", "contiguous,liar", "--out", str(tmp_path / "a")]
+    assert script.main([*arguments, "--verify"]) == 1
+    shown = capsys.readouterr()
+    assert "REJECTED: 3" in shown.out
+    assert "shared bound, layer 1: REJECTED" in shown.err
+    assert shown.err.count("error:") == 1
+    (setting,) = json.loads((tmp_path / "a" / "certificates.json").read_text())["settings"]
+    assert {layer["verdict"] for layer in setting["layers"]} == {"rejected"}
+    assert script.main(arguments) == 0
+
+
 def test_traces_of_one_name_get_distinct_names(script, tmp_path, trace):
     arguments = ["--trace", str(trace), "--trace", str(trace), "--gpus", "4", "--methods", "eplb", "--quiet"]
     assert script.main([*arguments, "--out", str(tmp_path / "a")]) == 0
@@ -252,7 +308,7 @@ def test_the_real_script_ends_with_2_and_one_line_for_bad_arguments(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interruption_ends_with_130_without_traceback_or_files(tmp_path):
     process = subprocess.Popen(
-        command("--gpus", "32", "--slots", "288", "--methods", "cpsat", "--time-limit", "60", "--out", tmp_path / "o"),
+        command("--gpus", "160", "--slots", "320", "--methods", "solve", "--time-limit", "60", "--out", tmp_path / "o"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(8)
