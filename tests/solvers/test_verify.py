@@ -330,6 +330,15 @@ def test_forged_pairing_certificates_are_rejected(change):
     assert not accepts(problem, max(certificate["threshold"], forged["threshold"]), forged)
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_pair_that_just_fits_is_not_refuted(rounds):
+    """Sizes 3 and 2 make 5: at the point 3 they cost exactly what a GPU may cost."""
+    problem = PlacementProblem([[3, 2]], 1)
+    step = {"points": [3.0], "weights": [1]}
+    assert not accepts(problem, 5.0, {"method": "pairing_lp", "threshold": 5.0, "rounds": [step] * rounds})
+    assert accepts(problem, 4.5, {"method": "pairing_lp", "threshold": 4.5, "rounds": [step] * rounds})
+
+
 def test_a_pairing_search_relabelled_as_a_linear_proof_is_rejected():
     problem, solution = pairs()
     searched = solution.certificate[0] | {"method": "pairing_cpsat", "rounds": []}
