@@ -92,8 +92,16 @@ def _arrange(expert: Integers, count: Integers, size: Floats, threshold: float, 
     row[~large] = np.searchsorted(threshold - points, size[~large], side="left") + 1
     keep = np.ones(len(size), dtype=bool)
     keep[1:] = (np.diff(expert) != 0) | large[1:] | large[:-1] | (np.diff(row) != 0)
-    fields = (field[keep] for field in (expert, count, size, large, row))
-    return Columns(*fields, points=points, threshold=threshold, num_slots=num_slots)
+    return Columns(
+        expert=expert[keep],
+        count=count[keep],
+        size=size[keep],
+        large=large[keep],
+        row=row[keep],
+        points=points,
+        threshold=threshold,
+        num_slots=num_slots,
+    )
 
 
 def relax(columns: Columns) -> Integers:

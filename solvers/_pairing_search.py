@@ -34,10 +34,11 @@ def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: fl
     chosen: list[cp_model.LinearExprT] = [1] * len(columns.expert)
     for start, stop in zip(columns.first, last, strict=True):
         if stop - start > 1:
-            chosen[start:stop] = [model.new_bool_var("") for _ in range(start, stop)]
-            model.add_exactly_one(chosen[start:stop])
-            for i in range(start, stop):
-                model.add_hint(chosen[i], bool(hint[columns.expert[i]] == columns.count[i]))
+            options = [model.new_bool_var("") for _ in range(start, stop)]
+            model.add_exactly_one(options)
+            for i, option in enumerate(options, start):
+                model.add_hint(option, bool(hint[columns.expert[i]] == columns.count[i]))
+            chosen[start:stop] = options
     total = model.new_int_var(0, columns.num_slots, "")
     model.add(cp_model.LinearExpr.weighted_sum(chosen, columns.count.tolist()) == total)
     order = np.argsort(columns.row, kind="stable")

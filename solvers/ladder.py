@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt import bounds, metrics
 from moeopt.balancers import relabel, search
@@ -113,11 +114,11 @@ def _first(problem: PlacementProblem, hint: Placement | None, seed: int) -> Plac
     return Placement(np.where(better[:, None], hint.phy2log, found.phy2log), problem.num_experts, problem.num_gpus)
 
 
-def _makespan(problem: PlacementProblem, placement: Placement) -> bounds.Floats:
+def _makespan(problem: PlacementProblem, placement: Placement) -> NDArray[np.float64]:
     return metrics.makespan(metrics.gpu_load(problem.load, placement))
 
 
-def _open_layers(problem: PlacementProblem, placement: Placement, gap: float) -> np.ndarray:
+def _open_layers(problem: PlacementProblem, placement: Placement, gap: float) -> NDArray[np.intp]:
     """Layers whose cheap bound does not prove the placement."""
     if problem.objective == "moves":
         return np.arange(problem.num_layers)

@@ -84,8 +84,7 @@ def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
     for row in range(rows):
         pack_weight[:] = 0
         filled[:] = 0
-        for pack in range(num_packs):
-            heap[pack] = pack
+        heap[:num_packs] = np.arange(num_packs)
         heap[num_packs] = _FULL
         for position in range(items):
             item = np.int64(keys[row, position] & _ID)
@@ -98,8 +97,8 @@ def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
                 key = _FULL
             root = 0
             while root < num_packs // 2:
-                child = 2 * root + 1
-                child += np.int64(heap[child + 1] < heap[child])
+                left = 2 * root + 1
+                child = left + (heap[left + 1] < heap[left])
                 if heap[child] >= key:
                     break
                 heap[root] = heap[child]

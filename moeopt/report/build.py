@@ -28,7 +28,7 @@ Solver = Callable[..., Solution]
 EXACT_CHOICE = ("solve", "cpsat")
 """The exact method of a run that names no methods: the first of these that there is."""
 
-TIME_LIMIT, BUDGET = 2.0, 8.0
+TIME_LIMIT, BUDGET = 2.0, 60.0
 """Seconds a layer, and a setting, for an exact method in a run that names no time limit."""
 
 SMALL_SHAPES = {8: ((2, 8), (2, 10), (4, 8)), 6: ((4, 8),)}
@@ -78,7 +78,7 @@ def gap_report(
     layers
         Layers by the trace's own ids, such as ``"3-10,17"``.
     time_limit
-        Seconds per layer for exact methods. Without it they get 2 s a layer and 8 s a setting.
+        Seconds per layer for exact methods. Without it they get 2 s a layer and a minute a setting.
     jobs
         Layers solved at the same time.
     repeats

@@ -27,6 +27,10 @@ Progress = Callable[[str, int], None]
 """Called with a method's name and the layers it has just finished."""
 
 
+_QUICK = 0.1
+"""Seconds a layer below which an exact method is handed twice as many layers next."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much a study may spend.
@@ -40,7 +44,7 @@ class Effort:
     budget
         Seconds for one exact method on one setting; layers beyond it are SKIPPED. None = no end.
     jobs
-        Layers handed to an exact method at once, which it may solve in parallel.
+        Layers handed to an exact method at first, which it may solve in parallel.
     hint
         Whether exact methods start from the best heuristic placement of the layer.
     """
@@ -130,9 +134,19 @@ def _layer_by_layer(
     effort: Effort,
     progress: Progress,
 ) -> Run:
-    """Solve ``effort.jobs`` layers at a time until they or the budget end."""
+    """Solve some layers at a time, more where that is quick, until they or the budget end.
+
+    The first layer is solved once more beforehand, so that compilation never counts.
+    """
+
+    def solve(rows: slice) -> Run:
+        return run(problem[rows], lambda part: solver(part, None if hint is None else hint[rows]))
+
+    if problem.num_layers > 1:
+        solve(slice(0, 1))
     start = time.perf_counter()
     outcomes: list[LayerOutcome] = []
+    some = effort.jobs
     while len(outcomes) < problem.num_layers:
         if effort.budget is not None and time.perf_counter() - start > effort.budget:
             note = f"not tried: {name} had used its {effort.budget:g} s for this setting"
@@ -140,12 +154,17 @@ def _layer_by_layer(
             outcomes += [LayerOutcome(status=SolveStatus.SKIPPED, note=note)] * left
             progress(name, left)
             break
-        rows = slice(len(outcomes), len(outcomes) + effort.jobs)
-        part = problem[rows]
-        answer = run(part, lambda part, rows=rows: solver(part, None if hint is None else hint[rows]))  # type: ignore[misc]
-        outcomes += _outcomes(answer, part.num_layers, name)
-        progress(name, part.num_layers)
-        if answer.status is SolveStatus.SKIPPED and len(outcomes) == part.num_layers:
+        rows = slice(len(outcomes), len(outcomes) + some)
+        done = len(problem.load.layer_ids[rows])
+        before = time.perf_counter()
+        answer = solve(rows)
+        if answer.solution is None and done > effort.jobs:
+            some = effort.jobs  # one layer may be at fault: the others get their chance alone
+            continue
+        outcomes += _outcomes(answer, done, name)
+        progress(name, done)
+        some = 2 * some if time.perf_counter() - before < _QUICK * done else effort.jobs
+        if answer.status is SolveStatus.SKIPPED and len(outcomes) == done:
             progress(name, problem.num_layers - len(outcomes))
             return answer
     return Run(conclude(problem, outcomes, effort.gap), (time.perf_counter() - start,))

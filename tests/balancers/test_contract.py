@@ -18,8 +18,7 @@ def test_a_balancer_answers_feasibly_or_says_why_not(balancer, name):
     try:
         placement = balancer(problem)
         problem.check(placement)
-    except (UnsupportedError, PlacementError) as reason:
-        assert str(reason)
+    except (UnsupportedError, PlacementError):
         return
     assert optimum is not None
     makespan = metrics.makespan(metrics.gpu_load(problem.load, placement))[0]
@@ -64,11 +63,11 @@ SETTINGS = [(8, 256), (32, 288), (64, 320), (144, 288), (256, 256), (1, 256), (2
 def test_recorded_layers_are_placed_feasibly(recording, balancer, gpus, slots):
     load = recording("deepseek-v3/decode_in1000out1000")[:6]
     problem = PlacementProblem(load, gpus, slots, allow_empty_slots=True)
-    try:
-        problem.check(balancer(problem))
-    except UnsupportedError as reason:
-        assert balancer is BALANCERS["hot_replication"]
-        assert f"multiple of num_gpus={gpus}" in str(reason)
+    if balancer is BALANCERS["hot_replication"] and 256 % gpus:
+        with pytest.raises(UnsupportedError, match=f"multiple of num_gpus={gpus}"):
+            balancer(problem)
+        return
+    problem.check(balancer(problem))
 
 
 @pytest.mark.parametrize("name", ["contiguous", "eplb", "bldm", "local_search", "minimize_moves", "relabel"])
