@@ -10,7 +10,7 @@ from numba import njit
 _MOST_GPUS = 6
 
 # Keep the work of a stage linear where there are thousands of GPUs; far above what a recorded layer needs.
-_MOST_SWAP_TRIALS = 100_000_000
+_MOST_SWAP_TRIALS = 10_000_000
 _LARGE_POOL = 1024
 _LOOKS = 64
 

@@ -93,6 +93,23 @@ def test_splits_what_greedy_replication_would_not():
     assert makespan(problem, search(problem)) == [6]
 
 
+@pytest.mark.parametrize(
+    ("experts", "gpus", "top"), [(10_000, 1000, 10**3), (10_000, 1000, 10**6), (1000, 10, 10**6), (4000, 2, 2**20)]
+)
+def test_meets_the_mean_load_exactly_in_large_partitions(experts, gpus, top):
+    values = np.random.default_rng(5).integers(1, top + 1, (2, experts))
+    problem = PlacementProblem(values, num_gpus=gpus)
+    mean = -(-values.sum(axis=1) // gpus)
+    assert np.array_equal(makespan(problem, search(problem, target=mean)), mean)
+
+
+def test_levels_large_layers_without_colocation():
+    """So many copies of the hot experts that an exchange blind to them would put two on a GPU."""
+    problem = PlacementProblem(loads(9, layers=1, experts=96), 64, 640, allow_colocated=False)
+    start = makespan(problem, search(problem, budget=0.0))
+    assert makespan(problem, search(problem)) < start
+
+
 def test_same_seed_same_placement_alone_or_in_a_batch():
     problem = PlacementProblem(loads(5, layers=4, experts=96), num_gpus=24)
     whole = search(problem, seed=3)
