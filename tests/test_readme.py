@@ -8,6 +8,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from moeopt.balancers import BALANCERS
+from solvers import SOLVERS
+from solvers.verify import CHECKS, SEARCHES
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -76,3 +80,19 @@ def test_readme_shows_the_table_of_the_generated_results_page():
     between = re.search(r"<!-- result -->\n\n(.*?)\n\n<!-- /result -->", (ROOT / "README.md").read_text(), re.DOTALL)
     assert between[1].count("\n") > 3
     assert between[1] in (ROOT / "docs" / "results" / "default.md").read_text()
+
+
+def test_every_method_has_its_place_on_the_methods_page():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    headings = {heading.replace(" ", "_") for heading in re.findall(r"^### (.+)$", text, re.MULTILINE)}
+    assert set(BALANCERS) <= headings
+    listed = "".join(re.findall(r"^\| \[(`.*?)\]\(#.*\) \| `solve", text, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", listed)) == set(SOLVERS)
+
+
+def test_every_bound_that_can_be_checked_has_its_proof():
+    text = (ROOT / "docs" / "bounds.md").read_text()
+    proven = re.findall(r"^## `(\w+)`\n(?:(?!^## ).*\n)*?\*Proof\.\*", text, re.MULTILINE)
+    assert set(CHECKS) <= set(proven)
+    assert "pairing_cpsat" in SEARCHES
+    assert "pairing_cpsat" in proven
