@@ -78,7 +78,7 @@ def kernel(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> N
 
 
 def node_load(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
-    """Nodes hold whole groups, in equal numbers: one is too full however the j heaviest groups sit."""
+    """Nodes hold whole groups, in equal numbers: one is too full however the groups are dealt."""
     if layer.num_nodes == 1:
         raise Rejected("the problem has no nodes")
     gpus = layer.num_gpus // layer.num_nodes
@@ -90,7 +90,8 @@ def node_load(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -
         rest = layer.num_groups - heaviest
         if not _possible_sets(ascending[rest:], ascending[:rest], layer.num_nodes, per_node, limit):
             return
-    raise Rejected("the groups may fit on the nodes")
+    if _deal_exists([0] * layer.num_nodes, ascending, per_node + 1, limit):
+        raise Rejected("the groups fit on the nodes")
 
 
 CHECKS: dict[str, Callable[[ExactLayer, Fraction, dict[str, Any]], None]] = {

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -97,6 +98,19 @@ def test_mean_load_never_rounds_up_where_experts_are_split():
 def test_counts_in_partitions_have_integer_makespans():
     assert bounds.mean_load(PlacementProblem([[3, 3, 3, 1]], 4)).tolist() == [3.0]
     assert bounds.mean_load(PlacementProblem([[3.0, 3.0, 3.0, 1.0]], 4))[0] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("groups", "nodes"), [(8, 4), (8, 2), (6, 3), (4, 4)])
+def test_the_node_bound_is_the_best_deal_of_groups_to_nodes(groups, nodes):
+    rng = np.random.default_rng(groups * nodes)
+    loads = rng.integers(1, 100, (20, groups))
+    found = bounds.node_load(PlacementProblem(loads, nodes, num_nodes=nodes, num_groups=groups))
+    for row, value in zip(loads, found, strict=True):
+        deals = (np.array(order).reshape(nodes, -1) for order in permutations(range(groups)))
+        if groups == 8:  # 40,320 orders are many: brute force knows the same problem as a partition
+            assert value == solve_brute_force(PlacementProblem([row], nodes)).makespan[0]
+        else:
+            assert value == min(row[deal].sum(axis=1).max() for deal in deals)
 
 
 def test_moves_needed_counts_missing_experts_and_slots_to_fill():

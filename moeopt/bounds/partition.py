@@ -72,6 +72,23 @@ def kernel_certificate(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES
     return [{"method": "kernel", "hottest": experts} for experts in hottest]
 
 
+def fullest_set(values: Floats, num_sets: int, known: Floats, *, max_nodes: int = _MAX_NODES) -> Floats:
+    """Least weight of the fullest set when items are spread in equal numbers, by exhaustive search.
+
+    Parameters
+    ----------
+    values
+        ``[layers, items]`` weights.
+    known
+        ``[layers]`` lower bounds, returned where the search cannot raise them: where they are
+        reached, and where it outgrows ``max_nodes``.
+    """
+    weights = np.concatenate([np.zeros((len(values), num_sets)), np.sort(values, axis=1)[:, ::-1]], axis=1)
+    reached = np.empty(len(values))
+    _fullest_set(weights, num_sets, known, max_nodes, reached)
+    return np.maximum(known, reached)
+
+
 def _ids(problem: PlacementProblem, hot: NDArray[np.int64]) -> list[list[int]]:
     order = np.argsort(-problem.load.values, axis=1, kind="stable")
     return [row[:j].tolist() for row, j in zip(order, hot, strict=True)]
@@ -239,3 +256,11 @@ def _deal(weight, j, k, floor, ceiling, max_nodes):  # type: ignore[no-untyped-d
         if incumbent <= floor:
             return -1.0
     return incumbent
+
+
+@njit(cache=True, nogil=True)
+def _fullest_set(weights, num_sets, known, max_nodes, reached):  # type: ignore[no-untyped-def]
+    """Deal all items of every layer to sets that hold nothing but a weightless first item."""
+    size = weights.shape[1] // num_sets
+    for layer in range(weights.shape[0]):
+        reached[layer] = _deal(weights[layer], num_sets, size, known[layer], np.inf, max_nodes)
