@@ -19,7 +19,7 @@ from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solutio
 from solvers.configuration_lp import solve_configuration
 from solvers.cpsat import solve_cpsat
 from solvers.formulation import interchangeable
-from solvers.layers import Limits, heuristic_hint, layer_outcomes
+from solvers.layers import Limits, check_jobs, heuristic_hint, layer_outcomes
 from solvers.pairing import solve_pairing
 
 _SEARCH_SHARE = 0.3
@@ -81,6 +81,7 @@ def solve(
         If an argument breaks its rule; PlacementError if the hint is not feasible.
     """
     limits = Limits(time_limit, gap, workers, seed)
+    check_jobs(jobs)
     started = time.perf_counter()
     if hint is not None:
         problem.check(hint)

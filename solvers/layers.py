@@ -61,8 +61,7 @@ def layer_outcomes(
     Without a hint the swap descent gives one where it can. A result worse than the hint is
     replaced by the hint. A layer too large for the back end is SKIPPED with the reason.
     """
-    if jobs < 1:
-        raise InputError(f"jobs must be >= 1, got {jobs}")
+    check_jobs(jobs)
     if hint is not None:
         problem.check(hint)
     layers = range(problem.num_layers)
@@ -72,6 +71,12 @@ def layer_outcomes(
     from joblib import Parallel, delayed
 
     return list(Parallel(n_jobs=min(jobs, len(tasks)))(delayed(_solve_one)(*task) for task in tasks))
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse fewer than one layer at a time."""
+    if jobs < 1:
+        raise InputError(f"jobs must be >= 1, got {jobs}")
 
 
 def heuristic_hint(problem: PlacementProblem) -> Placement | None:

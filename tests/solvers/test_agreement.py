@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from moeopt import PlacementProblem, SolveStatus
+from moeopt import PlacementProblem, SolveStatus, UnsupportedError
 from solvers import SOLVERS, solve_brute_force, solve_cpsat, solve_milp
 from tests.instances import INSTANCES
-from tests.solvers.problems import random_problem
+from tests.solvers.problems import GENERAL, SPECIAL, random_problem
 
 RELATIVE = 1e-6
 
@@ -21,7 +21,7 @@ def _assert_same(solution, oracle):
     assert solution.lower_bound[0] <= oracle.objective[0] * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", GENERAL)
 @pytest.mark.parametrize("name", INSTANCES)
 def test_every_back_end_knows_the_optimum_of_every_named_instance(solver, name):
     problem, optimum = INSTANCES[name].problem, INSTANCES[name].optimum
@@ -32,6 +32,21 @@ def test_every_back_end_knows_the_optimum_of_every_named_instance(solver, name):
     assert solution.status == (SolveStatus.OPTIMAL,)
     assert solution.objective[0] == pytest.approx(optimum, rel=RELATIVE)
     problem.check(solution.placement)
+
+
+@pytest.mark.parametrize("solver", SPECIAL)
+@pytest.mark.parametrize("name", INSTANCES)
+def test_a_special_method_refuses_a_named_instance_or_knows_its_optimum(solver, name):
+    problem, optimum = INSTANCES[name].problem, INSTANCES[name].optimum
+    taken = problem.slots_per_gpu == SPECIAL[solver] and not problem.hierarchical
+    if not taken or problem.max_moves is not None or problem.objective == "moves":
+        with pytest.raises(UnsupportedError):
+            SOLVERS[solver](problem)
+        return
+    solution = SOLVERS[solver](problem, time_limit=1)
+    problem.check(solution.placement)
+    assert solution.lower_bound[0] <= optimum * (1 + 1e-12)
+    assert optimum * (1 - 1e-12) <= solution.makespan[0]
 
 
 def _agree_on(seeds, solvers):

@@ -7,6 +7,7 @@ from moeopt import InputError, Placement, PlacementError, PlacementProblem, Solv
 from moeopt.balancers import contiguous, eplb, local_search
 from solvers import SOLVERS, solve_brute_force, solve_cpsat, solve_milp
 from solvers.formulation import canonical
+from tests.solvers.problems import GENERAL
 
 HARD = np.random.default_rng(0).lognormal(5, 0.4, (1, 48)).astype(int)
 """Six experts a GPU, mildly skewed: no back end proves it in a blink."""
@@ -59,7 +60,7 @@ def test_highs_accepts_a_complete_start(problem):
     assert "infeasible" not in solution.note[0]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", GENERAL)
 def test_a_result_is_never_worse_than_the_hint(solver):
     problem = PlacementProblem([[9, 5, 4, 2, 8, 1]], 2)
     hint = contiguous(problem)
@@ -67,14 +68,14 @@ def test_a_result_is_never_worse_than_the_hint(solver):
     assert solution.makespan[0] <= metrics.makespan(metrics.gpu_load(problem.load, hint))[0]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", GENERAL)
 def test_an_infeasible_hint_is_refused(solver):
     problem = PlacementProblem([[9, 5, 4, 2]], 2)
     with pytest.raises(PlacementError, match="expert 3 has no slot"):
         SOLVERS[solver](problem, hint=Placement([[0, 1, 2, 2]], 4, 2))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", GENERAL)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,7 +97,7 @@ def test_an_unknown_milp_backend_is_named():
         solve_milp(PlacementProblem([[1, 2]], 2), backend="gurobi")
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", GENERAL)
 def test_layers_solved_side_by_side_give_what_one_by_one_gives(solver):
     problem = PlacementProblem([[9, 5, 4, 2], [1, 2, 3, 4], [7, 7, 1, 1]], 2)
     alone = SOLVERS[solver](problem, gap=0)
