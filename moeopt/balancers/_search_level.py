@@ -9,11 +9,27 @@ partitions with applications to the knapsack problem", J. ACM 21 (1974), doi 10.
 import numpy as np
 from numba import njit
 
-from moeopt.balancers._search_kernels import _distinct, below, sum_loads
+from moeopt.balancers._search_kernels import _distinct, below, construct, repack, sum_loads
 
 _WIDEST = 12
 _MOST_SUBSETS = 924
 """Subsets of six out of twelve, the most of one size."""
+
+_CHAIN = 6
+"""Experts of a GPU that are tried in chains."""
+
+_CHAIN_STEPS = 1000
+"""Pairs of partners' experts that are looked at for two of its own."""
+
+_FEW = 64
+"""Open GPUs from which on chains of a few slots run dry, and the rest is dealt anew."""
+
+_FEW_SLOTS = 8
+_DEAL_STEPS = 3000
+_DEAL_DRAWS = 10
+
+_PATIENCE = 4
+"""Times that every open GPU may look in vain, one after another."""
 
 _LOOK_WORK = 1 << 16
 """Subsets made for one GPU before it waits for better partners."""
@@ -78,14 +94,72 @@ def _apply(mine, other, give, take):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def level(slots, size, cap, work, colocated, state):  # type: ignore[no-untyped-def]
+def _chain(row, size, owner, live, f, is_open, low, high):  # type: ignore[no-untyped-def]
+    """Two experts of GPU ``f`` for one each of open GPUs ``low`` to ``high`` smaller, the nearest in size.
+
+    Returns the positions in ``row`` and what replaces them, -1 if nothing does. ``live`` are the copies to look at.
+    """
+    best, found = np.inf, (-1, -1, 0, 0)
+    for i in range(min(row.size, _CHAIN)):
+        start = np.searchsorted(live, row[i], side="right")
+        for j in range(min(row.size, _CHAIN)):
+            if i == j:
+                continue
+            p, most = start, size[row[i]] + size[row[j]] - low
+            least = most - (high - low)
+            if p == live.size:
+                continue
+            q = np.searchsorted(size, most - size[live[p]], side="right")
+            q = np.searchsorted(live, q) - 1
+            for _ in range(_CHAIN_STEPS):
+                if p == live.size or q < 0 or size[live[p]] - size[row[i]] >= best:
+                    break
+                both = size[live[p]] + size[live[q]]
+                a, b = owner[live[p]], owner[live[q]]
+                if both > most or b == f or not is_open[b]:
+                    q -= 1
+                elif both < least or a == f or not is_open[a] or p == q:
+                    p += 1
+                else:
+                    best, found = size[live[p]] - size[row[i]], (i, j, live[p], live[q])
+                    break
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _swap(slots, owner, f, at, other):  # type: ignore[no-untyped-def]
+    """Copy ``other`` goes to place ``at`` of GPU ``f``, what is there to the GPU of ``other``."""
+    mine, h = slots[f, at], owner[other]
+    for t in range(slots.shape[1]):
+        if slots[h, t] == other:
+            slots[h, t] = mine
+            break
+    slots[f, at] = other
+    owner[mine], owner[other] = h, f
+
+
+@njit(cache=True, nogil=True)
+def _clash(row, expert, empty):  # type: ignore[no-untyped-def]
+    """Whether a GPU holds an expert twice."""
+    return not _distinct(expert[row].reshape((1, row.size)), empty)
+
+
+@njit(cache=True, nogil=True)
+def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-untyped-def]
     """Exchange until no GPU is above ``cap``, or ``work`` subsets were made; whether none is.
 
-    A GPU is done within half the mean slack below the cap. GPUs that are not done look for partners
-    among themselves; one above the cap that finds none passes its excess on to one that is done.
+    A GPU is done within half the mean slack below the cap. The others are open to each other: a chain
+    or an exchange of subsets takes one to the cap. One above the cap that finds no partner passes
+    its excess on to one that is done. Copies go by their rank in size: exchanges change owners only.
     """
-    gpus, k = slots.shape
-    empty = size.size - 1
+    gpus, k = all_slots.shape
+    expert = all_slots.copy().reshape(-1)
+    order = np.argsort(all_size[expert], kind="mergesort")
+    expert, owner = expert[order], order // k
+    size, slots = all_size[expert], np.empty(gpus * k, np.int64)
+    slots[order] = np.arange(gpus * k)
+    slots = slots.reshape((gpus, k))
+    empty = all_size.size - 1
     load = np.empty(gpus)
     sum_loads(slots, size, load)
     loose = max((cap - load.sum() / gpus) / 2, 1e-13 * cap)
@@ -95,34 +169,65 @@ def level(slots, size, cap, work, colocated, state):  # type: ignore[no-untyped-
     sums, sums2 = np.empty(shape), np.empty(shape)
     masks, masks2 = np.empty(shape, np.int64), np.empty(shape, np.int64)
     count, count2 = np.empty(widest + 1, np.int64), np.empty(widest + 1, np.int64)
-    todo = np.empty(gpus, np.int64)  # the first ``left`` are not done, ``place`` says where each is
-    place = np.arange(gpus)
+    # the first ``left`` of ``queue`` are open, ``place`` says where each GPU stands
+    queue, place, is_open = np.arange(gpus), np.arange(gpus), np.zeros(gpus, np.bool_)
+    touched, change = np.empty(3, np.int64), np.empty(3)
     left = over = 0
     for g in range(gpus):
-        todo[g] = g
-    for g in range(gpus):
-        if load[g] > cap:
-            over += 1
-        if load[g] > cap or load[g] < cap - loose:
-            left = _move(todo, place, g, left, 1)
-    while over > 0 and work > 0:
-        f = todo[below(state, left)]
+        over += int(load[g] > cap)
+        left = _mark(queue, place, is_open, g, left, load[g] > cap or load[g] < cap - loose)
+    live, live_gpus = np.arange(slots.size), gpus
+    deals = k <= _FEW_SLOTS and (colocated or empty == slots.size)
+    failures = 0
+    while over > 0 and work > 0 and failures < _PATIENCE * left + gpus // 4:
+        if 2 * left < live_gpus:
+            live, live_gpus = live[is_open[owner[live]]], left
+        f = queue[below(state, left)]
         excess = load[f] - cap
         _subsets(slots[f], width, size, state, sums, masks, count)
-        looks = 0
-        most = max(8, _LOOK_WORK >> width)
-        partners = min(most, left - 1 if width == k else most)
-        if excess > 0:
-            partners += min(most, gpus)
-        first = below(state, gpus)
-        fresh = partners - min(most, gpus) if excess > 0 else partners
+        touched[:] = f
+        change[:] = 0.0
         found = False
-        while looks < partners and not found:
-            among_todo = looks < fresh
+        if left > 2:
+            work -= _CHAIN * _CHAIN
+            i, j, p, q = _chain(slots[f], size, owner, live, f, is_open, excess, excess + loose)
+            if i >= 0:
+                old_i, old_j = slots[f, i], slots[f, j]
+                touched[1], touched[2] = owner[p], owner[q]
+                change[1], change[2] = size[old_i] - size[p], size[old_j] - size[q]
+                _swap(slots, owner, f, i, p)
+                _swap(slots, owner, f, j, q)
+                found = True
+                if not colocated:
+                    for g in touched:
+                        found = found and not _clash(slots[g], expert, empty)
+                    if not found:
+                        _swap(slots, owner, f, j, old_j)
+                        _swap(slots, owner, f, i, old_i)
+        if not found and deals and 3 <= left <= _FEW:
+            work -= 16 * _DEAL_STEPS
+            rows = slots[queue[:left]]
+            best = rows.copy()
+            few_loads = np.empty(left)
+            construct(rows, size, few_loads, cap, _DEAL_DRAWS, state)
+            if repack(rows, size, few_loads, cap, _DEAL_STEPS, _DEAL_DRAWS, True, state, best, np.inf) <= cap:
+                slots[queue[:left]] = best
+                over = 0
+                break
+            for _ in range(4):
+                left = _mark(queue, place, is_open, below(state, gpus), left, True)
+        looks = 0
+        if not found:
+            most = max(8, _LOOK_WORK >> width)
+            fresh = min(most, left - 1 if width == k else most)
+            partners = fresh + (min(most, gpus) if excess > 0 else 0)
+            first = below(state, gpus)
+        while not found and looks < partners:
+            among_open = looks < fresh
             looks += 1
-            h = todo[(first + looks) % left] if among_todo else (first + looks) % gpus
+            h = queue[(first + looks) % left] if among_open else (first + looks) % gpus
             other = load[h] - cap
-            if h == f or (among_todo and excess * other > 0 and left > 8):
+            if h == f or (among_open and excess * other > 0 and left > 8):
                 continue
             work -= 1 << width
             _subsets(slots[h], width, size, state, sums2, masks2, count2)
@@ -133,31 +238,41 @@ def level(slots, size, cap, work, colocated, state):  # type: ignore[no-untyped-
             if shift == np.inf:
                 continue
             _apply(slots[f], slots[h], give, take)
-            if not colocated and not (_distinct(slots[f : f + 1], empty) and _distinct(slots[h : h + 1], empty)):
+            if not colocated and (_clash(slots[f], expert, empty) or _clash(slots[h], expert, empty)):
                 _apply(slots[f], slots[h], give, take)
                 continue
+            owner[slots[f, :width]] = f
+            owner[slots[h, :width]] = h
+            touched[1:] = h
+            change[1] = shift
             found = True
-            over -= int(excess > 0) + int(other > 0)
-            for g, change in ((f, -shift), (h, shift)):
-                load[g] += change
+        if found:
+            change[0] = -(change[1] + change[2])
+            for t in range(3):
+                g = touched[t]
+                over -= int(load[g] > cap)
+                load[g] += change[t]
                 over += int(load[g] > cap)
-                left = _move(todo, place, g, left, int(load[g] > cap or load[g] < cap - loose))
+                left = _mark(queue, place, is_open, g, left, load[g] > cap or load[g] < cap - loose)
+        failures = 0 if found else failures + 1
         # a wider look costs twice as much and finds four times as many exchanges
         if not found or looks > 4:
             width = min(width + 1, widest)
         elif looks == 1:
             width = max(width - 1, 1)
+    for g in range(gpus):
+        all_slots[g] = expert[slots[g]]
     return over == 0
 
 
 @njit(cache=True, nogil=True)
-def _move(todo, place, g, left, wanted):  # type: ignore[no-untyped-def]
-    """Bring ``g`` into the first ``left`` of ``todo``, or out of them; their new number."""
-    inside = place[g] < left
-    if inside == (wanted == 1):
+def _mark(queue, place, is_open, g, left, wanted):  # type: ignore[no-untyped-def]
+    """Move ``g`` into the open part of the queue, or out of it; the open GPUs' new number."""
+    if is_open[g] == wanted:
         return left
-    at = left - 1 if inside else left
-    there, other = place[g], todo[at]
-    todo[at], todo[there] = g, other
+    is_open[g] = wanted
+    at = left if wanted else left - 1
+    there, other = place[g], queue[at]
+    queue[at], queue[there] = g, other
     place[g], place[other] = at, there
-    return left - 1 if inside else left + 1
+    return left + 1 if wanted else left - 1

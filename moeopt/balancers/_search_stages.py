@@ -19,7 +19,7 @@ _MANY_SLOTS = 512
 
 _CAPS = 4
 
-_LEVEL_WORK = 10_000
+_LEVEL_WORK = 2_000
 """Subsets a slot that one levelling may make: microseconds a slot, nearly all of them in vain."""
 
 
