@@ -55,13 +55,14 @@ class Relaxation:
 
 @dataclass
 class Dual:
-    """The LP over prices, the contents found so far, and the best bound."""
+    """The LP over prices, the contents found so far, the best bound, and the least threshold not refuted."""
 
     loads: Floats
     num_gpus: int
     slots_per_gpu: int
     bound: float = 0.0
     certificate: dict[str, Any] = field(default_factory=dict)
+    ceiling: float = math.inf
 
     def __post_init__(self) -> None:
         experts = len(self.loads)
@@ -101,17 +102,17 @@ class Dual:
     def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
         """Try thresholds, first in growing steps above the bound, then by bisection."""
         deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
-        ceiling, step = math.inf, _FIRST_STEP
+        step = _FIRST_STEP
         goal = math.inf if target is None else target
-        while self.bound * (1 + _TOLERANCE) < min(ceiling, goal):
-            threshold = min(self.bound * (1 + step), (self.bound + ceiling) / 2, goal)
+        while self.bound * (1 + _TOLERANCE) < min(self.ceiling, goal):
+            threshold = min(self.bound * (1 + step), (self.bound + self.ceiling) / 2, goal)
             refuted = self._refute(threshold, deadline)
             if refuted is None:
                 break
             if not refuted:
-                ceiling = threshold
+                self.ceiling = threshold
             step *= 4
-        return ConfigurationBound(self.bound, self.certificate, ceiling)
+        return ConfigurationBound(self.bound, self.certificate, self.ceiling)
 
     def _refute(self, threshold: float, deadline: float) -> bool | None:
         """Raise the bound to ``threshold``, or learn that no prices can; None = out of time."""
@@ -202,12 +203,13 @@ class Dual:
         """Solve the LP at a threshold it cannot refute; None = refuted, or out of time.
 
         The rows that make prices rise with loads are dropped first: their multipliers would let the
-        replicas of a heavier expert stand for those of a lighter one.
+        replicas of a heavier expert stand for those of a lighter one. Climb first, for they speed it up.
         """
         if self._refute(threshold, deadline) is not False:
             return None
-        self.model.deleteRows(self.fixed_rows, np.arange(self.fixed_rows, dtype=np.int32))
-        self.fixed_rows = 0
+        if self.fixed_rows:
+            self.model.deleteRows(self.fixed_rows, np.arange(self.fixed_rows, dtype=np.int32))
+            self.fixed_rows = 0
         centre: Floats = np.array(self.model.getSolution().col_value)
         while time.perf_counter() < deadline:
             self.model.run()

@@ -17,6 +17,7 @@ from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
 from solvers._configuration_dual import ConfigurationBound, Dual
+from solvers._configuration_master import fill_contents
 from solvers.layers import Limits, heuristic_hint, solve_layers
 
 Floats = NDArray[np.float64]
@@ -162,11 +163,17 @@ def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limi
     return _LayerSearch(problem, limits).run(hint)
 
 
-_CEILINGS = (32, 8, 3, 1)
-"""Ceilings for the packing of relaxed counts, in gaps above the bound: a near miss is worth having too."""
+_ROUNDS = ((1, True, 0), (32, False, 3), (8, True, 3), (3, True, 3), (1, False, 100))
+"""Packings from the relaxation: gaps above the bound, whether by branch and bound, walks. A near miss is worth it."""
 
-_WALKS = 100
-"""Walks at the last ceiling before a layer without time limit is given up."""
+_MASTER_SHARE = 0.6
+"""Share of the time left that one branch and bound may take."""
+
+_MASTER_SECONDS = 60.0
+"""Seconds for it on a layer without time limit."""
+
+_SCHEDULES = ((2.0, 0.8), (4.0, 0.6))
+"""First and last temperature of a walk, in units of a GPU's average slack: the first finds more, the second others."""
 
 
 class _LayerSearch:
@@ -180,6 +187,7 @@ class _LayerSearch:
         self.load = problem.load.values[0].astype(float)
         self.bound = float(bounds.lower_bound(problem).value[0])
         self.configuration: ConfigurationBound | None = None
+        self.walks = 0
         self.makespan = math.inf
         self.phy2log: NDArray[np.int64] | None = None
 
@@ -200,20 +208,29 @@ class _LayerSearch:
         )
 
     def _use_relaxation(self) -> None:
-        """Raise the bound and with it the ceiling; then take the relaxation's counts as well."""
-        if not self._closed():
-            self._raise_bound()
+        """Raise the bound and with it the ceiling; then take the relaxation's counts as well.
+
+        A third of a gap, which one linear program gives, often suffices: try before the bisection.
+        """
+        if self._closed() or not self.load.any():
+            return
+        dual = Dual(self.load, self.problem.num_gpus, self.problem.slots_per_gpu)
+        for highest in (self.bound * (1 + self.gap / 3), math.inf):
+            self._raise_bound(dual, highest)
             self._pack_greedy_counts()
-            self._pack_greedy_counts()
-        for looser in _CEILINGS:
-            if self._open():
-                self._pack_relaxed_counts(looser)
+        self._pack_greedy_counts()
+        for looser, branch, walks in _ROUNDS:
+            if self._open() and self.makespan > self._ceiling(looser):
+                self._pack_relaxation(dual, looser, branch, walks)
 
     def _open(self) -> bool:
         return not self._closed() and time.perf_counter() < self.deadline
 
     def _closed(self) -> bool:
         return self.makespan <= self.bound * (1 + self.gap)
+
+    def _ceiling(self, looser: int) -> float:
+        return self.bound * (1 + looser * self.gap)
 
     def _accept(self, phy2log: NDArray[np.int64]) -> None:
         counts = np.bincount(phy2log[phy2log >= 0], minlength=len(self.load))
@@ -227,18 +244,26 @@ class _LayerSearch:
         counts = np.bincount(replicate(self.load[None], self.problem.slots)[0][0], minlength=len(self.load))
         for looser in (16, 4, 1, 1):
             if self._open():
-                self._pack(counts, None, looser, 200_000 // looser)
-            if looser > 1 and self.makespan > self.bound * (1 + looser * self.gap):
+                self._pack(counts, None, looser, 300_000 // looser)
+            if looser > 1 and self.makespan > self._ceiling(looser):
                 return
 
-    def _pack_relaxed_counts(self, looser: int) -> None:
-        """Round the counts of the configuration LP at a ceiling, and pack them by size and by price."""
-        dual = Dual(self.load, self.problem.num_gpus, self.problem.slots_per_gpu)
-        relaxation = dual.relax(self.bound * (1 + looser * self.gap), self.deadline)
+    def _pack_relaxation(self, dual: Dual, looser: int, branch: bool, walks: int) -> None:
+        """Fill contents near the LP's prices at a ceiling; or round its counts, and pack them by size and by price."""
+        ceiling = self._ceiling(looser)
+        relaxation = dual.relax(ceiling, self.deadline)
         if relaxation is None:
             return
-        for walk in range(_WALKS if looser == 1 else 3):
-            if not self._open() or self.makespan <= self.bound * (1 + looser * self.gap):
+        if branch and self.problem.allow_colocated:
+            seconds = min(_MASTER_SHARE * (self.deadline - time.perf_counter()), _MASTER_SECONDS)
+            full = not self.problem.allow_empty_slots
+            phy2log = fill_contents(
+                self.load, self.problem.num_gpus, ceiling, relaxation.prices, full=full, seconds=seconds
+            )
+            if phy2log is not None:
+                self._accept(phy2log)
+        for walk in range(walks):
+            if not self._open() or self.makespan <= ceiling:
                 return
             counts = self._round(relaxation.shares, draw=walk > 0)
             self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
@@ -267,18 +292,20 @@ class _LayerSearch:
 
     def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int, steps: int) -> None:
         """Try to pack these counts under the bound and ``looser`` gaps on top."""
-        ceiling = self.bound * (1 + looser * self.gap) or 1.0  # any ceiling will do for a layer without load
+        ceiling = self._ceiling(looser) or 1.0  # any ceiling will do for a layer without load
         if self.makespan <= ceiling or (self.load / counts).max() > ceiling:
             return
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
         slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
+        self.walks += 1
+        hot, cold = _SCHEDULES[self.walks % len(_SCHEDULES)]
         triples = pack_triples(
             size,
             size if prices is None else (size + (prices / counts)[owner]) / 2,
             owner,
             distinct=not self.problem.allow_colocated,
-            temperature=(4 * slack + 1e-7, 0.6 * slack + 1e-7) if prices is None or slack < 1e-3 else (1e-2, 1e-3),
+            temperature=(hot * slack + 1e-7, cold * slack + 1e-7) if prices is None or slack < 1e-3 else (1e-2, 1e-3),
             cooling=steps // 3,
             steps=steps,
             seed=int(self.random.integers(1 << 31)),
@@ -286,8 +313,8 @@ class _LayerSearch:
         if triples is not None:
             self._accept(owner[triples].ravel())
 
-    def _raise_bound(self) -> None:
-        left = None if math.isinf(self.deadline) else max(self.deadline - time.perf_counter(), 0.0)
-        target = self.makespan / (1 + self.gap)
-        self.configuration = configuration_bound(self.load, self.problem.num_gpus, 3, target=target, time_limit=left)
-        self.bound = max(self.bound, self.configuration.value)
+    def _raise_bound(self, dual: Dual, highest: float) -> None:
+        if self._open():
+            left = None if math.isinf(self.deadline) else max(self.deadline - time.perf_counter(), 0.0)
+            self.configuration = dual.climb(min(self.makespan / (1 + self.gap), highest), left)
+            self.bound = max(self.bound, self.configuration.value)

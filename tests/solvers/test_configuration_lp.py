@@ -12,6 +12,8 @@ from moeopt.balancers import eplb
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.problem import PlacementProblem
 from moeopt.solution import SolveStatus
+from solvers._configuration_dual import Dual
+from solvers._configuration_master import fill_contents
 from solvers.configuration_lp import configuration_bound, solve_configuration
 
 
@@ -195,3 +197,38 @@ def test_unusable_loads_are_refused():
         configuration_bound(np.ones((2, 6)), 2, 3)
     with pytest.raises(InputError, match="num_slots=6 is below num_experts=7"):
         configuration_bound(np.ones(7), 2, 3)
+
+
+def heaviest(phy2log, loads):
+    counts = np.bincount(phy2log[phy2log >= 0], minlength=len(loads))
+    assert counts.min() >= 1
+    return np.append(np.array(loads) / counts, 0.0)[phy2log].reshape(-1, 3).sum(axis=1).max()
+
+
+def test_contents_near_the_prices_hold_a_placement_exactly_from_the_optimum_on():
+    tried = 0
+    for loads, num_gpus, slots_per_gpu in small_instances(150):
+        if slots_per_gpu != 3 or not any(loads):
+            continue
+        best = float(optimum(loads, num_gpus, 3))
+        for ceiling, feasible in ((best * (1 + 1e-9), True), (best * (1 - 1e-6), False)):
+            relaxation = Dual(np.array(loads, dtype=float), num_gpus, 3).relax(ceiling, np.inf)
+            if relaxation is None:
+                assert not feasible
+                continue
+            phy2log = fill_contents(
+                np.array(loads, dtype=float), num_gpus, ceiling, relaxation.prices, full=False, seconds=10
+            )
+            assert (phy2log is not None) == feasible, (loads, num_gpus, ceiling)
+            if phy2log is not None:
+                assert heaviest(phy2log, loads) <= ceiling * (1 + 1e-12)
+                tried += 1
+    assert tried > 30
+
+
+def test_no_slot_stays_empty_where_none_may():
+    loads = np.array([100.0, 10, 10, 10, 10])
+    relaxation = Dual(loads, 3, 3).relax(60.0, np.inf)
+    phy2log = fill_contents(loads, 3, 60.0, relaxation.prices, full=True, seconds=10)
+    assert (phy2log >= 0).all()
+    assert heaviest(phy2log, loads) <= 60
