@@ -8,8 +8,15 @@ partitions with applications to the knapsack problem", J. ACM 21 (1974), doi 10.
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from moeopt.balancers._search_kernels import _distinct, below, construct, repack, sum_loads
+
+_CAPS = 4
+"""Caps that one levelling of a layer tries."""
+
+_WORK = 2_000
+"""Subsets a slot that one cap may cost; nearly all of them are made in vain."""
 
 _WIDEST = 12
 _MOST_SUBSETS = 924
@@ -33,6 +40,44 @@ _PATIENCE = 4
 
 _LOOK_WORK = 1 << 16
 """Subsets made for one GPU before it waits for better partners."""
+
+
+def level_rows(
+    slots: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    target: NDArray[np.float64],
+    seed: int,
+    colocated: bool,
+    makespan: NDArray[np.float64],
+) -> None:
+    """Level every row of ``slots [rows, gpus, k]`` above its target; never leaves one worse."""
+    for row in range(len(slots)):
+        copies = np.bincount(slots[row].ravel(), minlength=weight.shape[1] + 1)[:-1]
+        size = np.append(weight[row] / copies, 0.0)
+        makespan[row] = _level_down(slots[row], size, target[row], seed, colocated)
+
+
+@njit(cache=True, nogil=True)
+def _level_down(slots, size, target, seed, colocated):  # type: ignore[no-untyped-def]
+    """Level to the target, or to caps between it and the makespan as low as can be reached; the makespan."""
+    load = np.empty(slots.shape[0])
+    state = np.array([np.uint64(88172645463325252) + np.uint64(seed) * np.uint64(1000003)])
+    most = sum_loads(slots, size, load)
+    low = cap = target
+    trial = slots.copy()
+    for _ in range(_CAPS):
+        if most <= target:
+            break
+        reached = level(trial, size, cap, _WORK * slots.size, colocated, state)
+        after = sum_loads(trial, size, load)
+        if after < most:
+            most = after
+            slots[:] = trial
+        trial[:] = slots
+        if not reached:
+            low = cap
+        cap = (low + most) / 2
+    return most
 
 
 @njit(cache=True, nogil=True)
@@ -189,7 +234,7 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
         change[:] = 0.0
         found = False
         if left > 2:
-            work -= _CHAIN * _CHAIN
+            work -= 1000
             i, j, p, q = _chain(slots[f], size, owner, live, f, is_open, excess, excess + loose)
             if i >= 0:
                 old_i, old_j = slots[f, i], slots[f, j]
@@ -229,7 +274,7 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
             other = load[h] - cap
             if h == f or (among_open and excess * other > 0 and left > 8):
                 continue
-            work -= 1 << width
+            work -= 50 + (1 << width)
             _subsets(slots[h], width, size, state, sums2, masks2, count2)
             high = excess + loose
             if excess > 0:

@@ -4,7 +4,6 @@ import numpy as np
 from numba import njit
 
 from moeopt.balancers._search_kernels import below, construct, descend, recount, repack, sum_loads
-from moeopt.balancers._search_level import level
 from moeopt.balancers.triples import _walk
 
 # Measured on 58 x 256 recorded loads: more draws a GPU find better fits, fewer leave time for more GPUs.
@@ -13,14 +12,6 @@ _DRAWS = 10
 
 # From so many GPUs on, repairing a few of them no longer finds anything with three slots a GPU.
 _MANY_GPUS = 8
-
-# From so many slots on, dealing anew takes too long, and exchanges alone find all but the best.
-_MANY_SLOTS = 512
-
-_CAPS = 4
-
-_LEVEL_WORK = 2_000
-"""Subsets a slot that one levelling may make: microseconds a slot, nearly all of them in vain."""
 
 
 @njit(cache=True, nogil=True)
@@ -56,8 +47,6 @@ def improve(all_slots, all_weight, target, stage, seed, colocated, gaps, makespa
         elif (stage % 6 == 5 or k < 3) and gpus * k > experts:
             steps = max(20, 20000 // (gpus * k))
             recount(slots, all_weight[row], size, copies, target[row], steps, colocated, gaps, state)
-        elif k >= 3 and gpus * k >= _MANY_SLOTS:
-            _level_down(slots, size, load, target[row], before, colocated, state)
         elif k >= 3:
             _redeal(slots, size, load, target[row], before, stage, colocated, state)
             if stage == 1 and gpus * k > experts and sum_loads(slots, size, load) > 1.01 * target[row]:
@@ -77,25 +66,6 @@ def improve(all_slots, all_weight, target, stage, seed, colocated, gaps, makespa
         if after < before:
             makespan[row] = after
             kept[:] = slots
-
-
-@njit(cache=True, nogil=True)
-def _level_down(slots, size, load, target, before, colocated, state):  # type: ignore[no-untyped-def]
-    """Level to the target, or to caps between it and the makespan as low as can be reached."""
-    low, cap = target, target
-    trial = slots.copy()
-    for _ in range(_CAPS):
-        if level(trial, size, cap, _LEVEL_WORK * slots.size, colocated, state):
-            slots[:] = trial
-            before = sum_loads(slots, size, load)
-            if cap == target:
-                return
-        else:
-            trial[:] = slots
-            low = cap
-        cap = (low + before) / 2
-        if cap >= before * (1 - 1e-12):
-            return
 
 
 @njit(cache=True, nogil=True)

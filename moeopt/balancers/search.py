@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds, metrics
+from moeopt.balancers._search_level import level_rows
 from moeopt.balancers._search_limited import limited_descent
 from moeopt.balancers._search_stages import improve
 from moeopt.balancers.eplb import eplb
@@ -29,6 +30,9 @@ _CLOSE = 9e-5
 _SMALL = 64
 """Slots up to which further stages are cheap enough to belong to the default mode."""
 
+_LARGE = 512
+"""Slots from which a layer is levelled: dealing anew takes too long, and exchanges find all but the best."""
+
 _PARALLEL_SLOTS = 4096
 """Slots in all layers together from which a second thread pays for itself."""
 
@@ -45,7 +49,8 @@ def search(
 
     Stages, each applied to the layers that are still above their target: swaps from the fullest
     GPU; dealing replicas to GPUs anew, each filled as close to a cap as random draws and two
-    pointers find, with repair of a few GPUs at a time that gathers the slack; moving a copy from one
+    pointers find, with repair of a few GPUs at a time that gathers the slack (in layers of 512 slots and
+    more: bringing GPU after GPU exactly to a cap by exchanges of subsets); moving a copy from one
     expert to another. A stage never leaves a layer worse, and what it does depends on the layer,
     the stage and the seed only, so a larger budget never gives a worse answer.
 
@@ -75,7 +80,7 @@ def search(
 
     Notes
     -----
-    Swapping is O(slots) a pair of GPUs with the fullest, dealing O(slots**2) in all. Best fit under
+    Swapping is O(slots) a pair of GPUs with the fullest, dealing O(slots**2) in all, levelling O(slots). Best fit under
     a cap with gathered slack follows bin-packing practice: A. Alvim, C. Ribeiro, F. Glover, D. Aloise,
     "A hybrid improvement heuristic for the one-dimensional bin packing problem", J. Heuristics 10
     (2004), doi 10.1023/B:HEUR.0000026267.44673.ed.
@@ -168,6 +173,7 @@ def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float
     weight = problem.load.values.astype(float)
     makespan = np.full(problem.num_layers, np.inf)
     switches = problem.allow_colocated, problem.allow_empty_slots
+    large = problem.slots >= _LARGE and problem.slots_per_gpu > 2
     threads = 2 if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1 else 1
 
     def run(first: int, stage: int) -> None:
@@ -177,7 +183,10 @@ def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float
             if deadline is not None and time.perf_counter() >= deadline:
                 return
             improved, reached = slots[part], makespan[part]
-            improve(improved, weight[part], goal[part], stage, seed, *switches, reached)
+            if large and stage > 0 and (stage % 6 != 5 or problem.num_redundant == 0):
+                level_rows(improved, weight[part], goal[part], seed + stage, problem.allow_colocated, reached)
+            else:
+                improve(improved, weight[part], goal[part], stage, seed, *switches, reached)
             slots[part], makespan[part] = improved, reached
 
     with ThreadPoolExecutor(threads) as pool:
