@@ -163,10 +163,10 @@ def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limi
     return _LayerSearch(problem, limits).run(hint)
 
 
-_ROUNDS = ((1, True, 0), (32, False, 3), (8, True, 3), (3, True, 3), (1, False, 100))
-"""Packings from the relaxation: gaps above the bound, whether by branch and bound, walks. A near miss is worth it."""
+_ROUNDS = ((1, 0, True), (32, 3, True), (8, 3, True), (3, 3, True), (1, 100, False))
+"""Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
-_MASTER_SHARE = 0.6
+_MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
 
 _MASTER_SECONDS = 60.0
@@ -219,9 +219,9 @@ class _LayerSearch:
             self._raise_bound(dual, highest)
             self._pack_greedy_counts()
         self._pack_greedy_counts()
-        for looser, branch, walks in _ROUNDS:
+        for looser, walks, branch in _ROUNDS:
             if self._open() and self.makespan > self._ceiling(looser):
-                self._pack_relaxation(dual, looser, branch, walks)
+                self._pack_relaxation(dual, looser, walks, branch)
 
     def _open(self) -> bool:
         return not self._closed() and time.perf_counter() < self.deadline
@@ -248,13 +248,18 @@ class _LayerSearch:
             if looser > 1 and self.makespan > self._ceiling(looser):
                 return
 
-    def _pack_relaxation(self, dual: Dual, looser: int, branch: bool, walks: int) -> None:
-        """Fill contents near the LP's prices at a ceiling; or round its counts, and pack them by size and by price."""
+    def _pack_relaxation(self, dual: Dual, looser: int, walks: int, branch: bool) -> None:
+        """Round the LP's counts at a ceiling, and pack them by size and by price; or fill contents near its prices."""
         ceiling = self._ceiling(looser)
         relaxation = dual.relax(ceiling, self.deadline)
         if relaxation is None:
             return
-        if branch and self.problem.allow_colocated:
+        for walk in range(walks):
+            if not self._open() or self.makespan <= ceiling:
+                return
+            counts = self._round(relaxation.shares, draw=walk > 0)
+            self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
+        if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
             seconds = min(_MASTER_SHARE * (self.deadline - time.perf_counter()), _MASTER_SECONDS)
             full = not self.problem.allow_empty_slots
             phy2log = fill_contents(
@@ -262,11 +267,6 @@ class _LayerSearch:
             )
             if phy2log is not None:
                 self._accept(phy2log)
-        for walk in range(walks):
-            if not self._open() or self.makespan <= ceiling:
-                return
-            counts = self._round(relaxation.shares, draw=walk > 0)
-            self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
 
     def _round(self, shares: Floats, draw: bool) -> NDArray[np.int64]:
         """Take every expert's largest share, or draw by the shares; then mend the total where it costs least."""
