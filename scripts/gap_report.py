@@ -32,7 +32,7 @@ def parse(
     groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
     methods: Annotated[str | None, Option(help="List of methods. [default: balancers, one exact method]")] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
-    time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 8 a setting]")] = None,
+    time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 60 a setting]")] = None,
     jobs: Annotated[int, Option(help="Layers solved at the same time.")] = 1,
     repeats: Annotated[int, Option(help="Timed calls of every balancer.")] = 5,
     reference: Annotated[str | None, Option(help="Placement file to count moves from. [default: contiguous]")] = None,

@@ -1,7 +1,8 @@
 """Rewrite a page of results: ``python scripts/results_page.py NAME [options of gap_report.py]``.
 
-Runs the gap report, then puts report.md and its figures under docs/results/. The page ``default``
-also renews the table in README.md, between its two ``result`` comments.
+Runs the gap report, then puts report.md and its figures under docs/results/; of a report with many
+settings only the pictures of gap against runtime. The page ``default`` also renews the table in
+README.md, between its two ``result`` comments.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+MANY_SETTINGS = 10
 README_SETTING = "synthetic_prefill: 288 slots on 32 GPUs"
 
 
@@ -22,10 +24,15 @@ def main(name: str, *options: str) -> None:
     out = Path("report") / name
     report = [sys.executable, str(ROOT / "scripts" / "gap_report.py"), *options, "--out", str(out)]
     subprocess.run(report, check=True)
+    page = (out / "report.md").read_text()
+    if page.count("\n### ") > MANY_SETTINGS:
+        page = re.sub(r"!\[[^]]*\]\(figures/\S*(?<!_gap_runtime)\.png\)\n\n", "", page)
     figures = RESULTS / "figures" / name
     shutil.rmtree(figures, ignore_errors=True)
-    shutil.copytree(out / "figures", figures)
-    page = (out / "report.md").read_text().replace("](figures/", f"](figures/{name}/")
+    figures.mkdir(parents=True)
+    for picture in re.findall(r"\]\((figures/\S+?)\)", page):
+        shutil.copy(out / picture, figures)
+    page = page.replace("](figures/", f"](figures/{name}/")
     (RESULTS / f"{name}.md").write_text(page)
     if name == "default":
         readme = ROOT / "README.md"

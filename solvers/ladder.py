@@ -49,7 +49,7 @@ def solve(
 
     The rungs of the ladder: (1) cheap bounds and the near-optimal search on all layers at once;
     then, layer by layer and only where the gap is still open, (2) the kernel bound, (3) a longer
-    search, (4) the method made for two slots a GPU, (5) the configuration LP for three and four,
+    search, (4) the method made for two slots a GPU, (5) the configuration LP for three,
     (6) CP-SAT with everything known as hint and domain. Each rung starts from the best placement
     and the best bound of those below it.
 
