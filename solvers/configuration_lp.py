@@ -147,8 +147,10 @@ def solve_configuration(
     -----
     EPLB's replica counts are packed under the combinatorial bound times ``1 + gap`` by a walk over
     partial partitions (``pack_triples``). Where that fails, the configuration LP raises the bound,
-    and with it the ceiling for the packing, and its primal solution proposes other counts and
-    prices that say which replicas must share a GPU.
+    and with it the ceiling for the packing. Its prices leave few contents for a GPU where the bound
+    is far above the mean load; branch and bound then chooses contents and counts
+    (``fill_contents``), without a claim about what it does not find. Its primal solution proposes
+    other counts for the walk, and its prices say which replicas must share a GPU.
     """
     if problem.slots_per_gpu != 3:
         raise UnsupportedError(f"solve_configuration needs 3 slots a GPU, got {problem.slots_per_gpu}")
