@@ -10,7 +10,6 @@ from numba import njit
 from moeopt.balancers.eplb import balanced_packing
 from moeopt.balancers.staged import place_in_stages
 from moeopt.errors import InputError
-from moeopt.load import LoadMatrix
 from moeopt.problem import PlacementProblem
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def rebalance_experts(
     hierarchical = num_groups % num_nodes == 0 if enable_hierarchical is None else enable_hierarchical
     groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
     loads = tensor.numpy()
-    PlacementProblem(LoadMatrix(loads), gpus, num_replicas, nodes, groups)  # raises what is wrong with the arguments
+    PlacementProblem(loads, gpus, num_replicas, nodes, groups)  # raises what is wrong with the arguments
     if groups % nodes or num_replicas % nodes:
         raise InputError(
             f"the hierarchical policy needs num_groups={groups} and num_replicas={num_replicas} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,10 @@ class LoadMatrix(ArrayFields):
     values: NDArray[np.int64] | NDArray[np.float64]
     layer_ids: tuple[int, ...] = ()
     source: str = "loads"
+
+    if TYPE_CHECKING:  # what may be passed is wider than what is stored
+
+        def __init__(self, values: Any, layer_ids: tuple[int, ...] = (), source: str = "loads") -> None: ...
 
     def __post_init__(self) -> None:
         array = np.atleast_2d(to_numpy("load", self.values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ class Placement(ArrayFields):
     phy2log: NDArray[np.int64]
     num_experts: int
     num_gpus: int
+
+    if TYPE_CHECKING:  # what may be passed is wider than what is stored
+
+        def __init__(self, phy2log: Any, num_experts: int, num_gpus: int) -> None: ...
 
     def __post_init__(self) -> None:
         array = np.atleast_2d(exact_integers("phy2log", to_numpy("phy2log", self.phy2log)))

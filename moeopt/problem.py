@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,22 @@ class PlacementProblem(ArrayFields):
     reference: Placement | None = None
     max_moves: int | None = None
     max_makespan: NDArray[np.float64] | None = None
+
+    if TYPE_CHECKING:  # what may be passed is wider than what is stored
+
+        def __init__(
+            self,
+            load: Any,
+            num_gpus: int,
+            num_slots: int | None = None,
+            num_nodes: int = 1,
+            num_groups: int = 1,
+            allow_colocated: bool = True,
+            allow_empty_slots: bool = False,
+            reference: Any = None,
+            max_moves: int | None = None,
+            max_makespan: Any = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "load", as_load(self.load))
