@@ -19,7 +19,7 @@ from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solutio
 from solvers.configuration_lp import solve_configuration
 from solvers.cpsat import solve_cpsat
 from solvers.formulation import interchangeable
-from solvers.layers import Limits, check_jobs, heuristic_hint, layer_outcomes
+from solvers.layers import Limits, check_jobs, layer_outcomes
 from solvers.pairing import solve_pairing
 
 _SEARCH_SHARE = 0.3
@@ -108,7 +108,7 @@ def _first(problem: PlacementProblem, hint: Placement | None, seed: int) -> Plac
     try:
         found: Placement | None = search(problem, seed=seed)
     except (UnsupportedError, PlacementError):
-        found = heuristic_hint(problem) if problem.num_layers == 1 else None
+        found = None  # the layers that remain open get a plainer start, one by one
     if hint is None or found is None:
         return found if hint is None else hint
     better = _makespan(problem, hint) < _makespan(problem, found)
