@@ -165,7 +165,7 @@ def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limi
     return _LayerSearch(problem, limits).run(hint)
 
 
-_ROUNDS = ((1, 0, True), (32, 3, True), (8, 3, True), (3, 3, True), (1, 100, False))
+_ROUNDS = ((32, 1, False), (1, 0, True), (32, 3, True), (8, 3, True), (3, 3, True), (1, 100, False))
 """Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
 _MASTER_SHARE = 0.75
