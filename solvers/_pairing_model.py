@@ -173,6 +173,13 @@ def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[
     return cost - cheapest[columns.expert] <= slack * share
 
 
+def excess(columns: Columns, weights: Integers) -> float:
+    """By how many slots the weighted mean of the rows exceeds ``num_slots``, at least."""
+    cost = columns.count * _replica_cost(columns, weights)
+    least = int(np.minimum.reduceat(cost, columns.first).sum())
+    return least / max(int(weights.sum()), 1) - columns.num_slots
+
+
 def cheapest(columns: Columns, weights: Integers) -> NDArray[np.intp]:
     """Column of every expert that adds least to the weighted sum of the rows."""
     order = np.lexsort((columns.count * _replica_cost(columns, weights), columns.expert))

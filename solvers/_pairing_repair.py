@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from solvers._pairing_model import Columns, cheapest, relax
+from solvers._pairing_model import Columns
 
 _SAMPLES = 100
 """Changes compared before the best is made."""
@@ -14,54 +14,62 @@ _SAMPLES = 100
 _TENURE = 4
 """Least number of steps before a count that was given up may come back."""
 
-_PENALTY = 0.02
-"""What the weight of a broken row grows by where no change helps."""
+_WEIGHT = 50
+"""Weight of a row at first; a broken one's grows by 1 where no change helps."""
 
 
-def repair(columns: Columns, steps: int, seed: int) -> NDArray[np.int64] | None:
+def repair(columns: Columns, start: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64] | None:
     """Look for one count per expert with f(v) <= slots in every row; None if the steps run out.
 
-    Each step changes one expert's count so that a broken row, picked at random, has less excess
-    and the weighted excess of all rows becomes least; where nothing lessens it, the broken rows
-    gain weight (as in the breakout method of Morris, AAAI 1993). O(steps * rows).
+    ``start[e]`` is the count to begin with; the next lower one (else the lowest) where ``columns``
+    lacks it. Each step changes one expert's count so that a broken row, picked at random, has less
+    excess and the weighted excess of all rows becomes least; where nothing lessens it, the broken
+    rows gain weight (as in the breakout method of Morris, AAAI 1993). O(steps * rows).
     """
     rows = np.arange(len(columns.points) + 1)
     each = np.where(columns.large[:, None], 1 + (rows >= columns.row[:, None]), rows < columns.row[:, None])
-    table = (each * columns.count[:, None]).astype(np.float32)
-    chosen = cheapest(columns, relax(columns))
+    table = (each * columns.count[:, None]).astype(np.int32)
+    stride = int(max(columns.count.max(), start.max())) + 1
+    experts = np.arange(columns.num_experts)
+    at = np.searchsorted(columns.expert * stride + columns.count, experts * stride + start, side="right") - 1
+    chosen = np.maximum(at, columns.first)
     random = np.random.default_rng(seed)
-    held = _repair(table, columns.expert, chosen, np.float32(columns.num_slots), steps, random)
+    held = _repair(table, columns.expert, chosen, np.int32(columns.num_slots), steps, random)
     return columns.count[chosen] if held else None
 
 
 @njit(cache=True, nogil=True)
 def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-untyped-def]
-    """Change ``chosen`` until no row of the sum of its columns exceeds ``slots``; whether that was reached."""
+    """Change ``chosen`` until no row of the sum of its columns exceeds ``slots``; whether that was reached.
+
+    In 32-bit integers, whose sums the compiler vectorises. Should a weighted sum overflow, a bad
+    change is made, but what is returned still holds: the excesses themselves are exact.
+    """
     columns, rows = table.shape
-    excess = np.full(rows, -slots)
+    excess = np.full(rows, -slots, dtype=np.int32)
     for column in chosen:
         excess += table[column]
-    weight = np.ones(rows, dtype=np.float32)
+    weight = np.full(rows, _WEIGHT, dtype=np.int32)
     barred = np.zeros(columns, dtype=np.int64)
     for step in range(steps):
-        broken, picked, present = 0, 0, np.float32(0.0)
+        broken, picked, present = 0, 0, np.int32(0)
         for row in range(rows):
-            if excess[row] > 0.0:
-                present += weight[row] * excess[row]
+            if excess[row] > 0:
+                present += np.int32(weight[row] * excess[row])
                 broken += 1
                 if random.random() * broken < 1.0:
                     picked = row
         if broken == 0:
             return True
-        best, least, seen = -1, np.float32(np.inf), 0
+        best, least, seen = -1, np.int32(2**31 - 1), 0
         for _ in range(20 * _SAMPLES):
             column = int(random.random() * columns)
             old = chosen[expert[column]]
             if barred[column] > step or table[column, picked] >= table[old, picked]:
                 continue
-            total = np.float32(0.0)
+            total, new, gone = np.int32(0), table[column], table[old]
             for row in range(rows):
-                total += weight[row] * max(excess[row] + table[column, row] - table[old, row], np.float32(0.0))
+                total += np.int32(weight[row] * max(np.int32(excess[row] + new[row] - gone[row]), np.int32(0)))
             if total < least:
                 best, least = column, total
             seen += 1
@@ -69,8 +77,8 @@ def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-unt
                 break
         if least >= present:
             for row in range(rows):
-                if excess[row] > 0.0:
-                    weight[row] += np.float32(_PENALTY)
+                if excess[row] > 0:
+                    weight[row] += np.int32(1)
         if best >= 0:
             old = chosen[expert[best]]
             excess += table[best] - table[old]

@@ -16,7 +16,18 @@ from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
-from solvers._pairing_model import MARGIN, MAX_COLUMNS, Columns, columns_at, exclude, relax, restrict, witness
+from solvers._pairing_model import (
+    MARGIN,
+    MAX_COLUMNS,
+    Columns,
+    cheapest,
+    columns_at,
+    excess,
+    exclude,
+    relax,
+    restrict,
+    witness,
+)
 from solvers._pairing_repair import repair
 from solvers._pairing_search import Verdict, decide
 from solvers.layers import Limits, solve_layers
@@ -24,17 +35,20 @@ from solvers.layers import Limits, solve_layers
 _MOVES = 300_000
 """Moves in a run of the annealing: a tenth of a second at 320 slots."""
 
-_EFFORT = 1.0
+_EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; doubled where it does not suffice."""
 
-_STEPS = 10_000
-"""Steps of the repair per unit of that effort, a tenth of a second."""
+_STEPS = 40_000
+"""Steps of the repair per unit of that effort, half a second."""
 
 _MANY = 1200
 """Columns left that CP-SAT does not search in a moment."""
 
 _LIKELY = 0.03
 """Share of the relaxation's slack that a count may cost to be tried before the others."""
+
+_PRECISION = 1e-5
+"""Relative precision to which the relaxation's bound is found at best; half the gap suffices."""
 
 _STALLED = 0.9
 """Share of the columns left by a round of the relaxation above which another is not worth it."""
@@ -102,10 +116,11 @@ def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limi
 
 @dataclass(frozen=True)
 class _Left:
-    """Columns that the relaxation leaves possible, the likely ones among them, and the rounds that left them."""
+    """Columns that the relaxation leaves possible, the likely ones among them, its favourites, its rounds."""
 
     possible: Columns
     likely: Columns
+    favoured: NDArray[np.int64]
     rounds: list[dict[str, Any]]
 
 
@@ -160,8 +175,37 @@ class _LayerSearch:
                 undecided = math.inf
                 self._improve()
 
+    def _tighten(self) -> None:
+        """Raise the bound to the relaxation's, by false position (Illinois) on the rows' least excess."""
+        low, high = self.bound, self._ceiling()
+        below, kept = self._excess(high), 0.0
+        above = self.problem.slots * (1 - low / high)  # a guess: as many slots too few as the loads are too large
+        while below < 0.0 and high - low > max(self.gap, _PRECISION) * low / 2 and not self._late():
+            threshold = low + (high - low) * min(max(above / (above - below), 0.02), 0.98)
+            found = self._excess(threshold)
+            if found > 0.0:
+                below = below / 2 if kept > 0.0 else below
+                low, above = threshold, found
+            else:
+                above = above / 2 if kept < 0.0 else above
+                high, below = threshold, found
+            kept = found
+
+    def _excess(self, threshold: float) -> float:
+        """Least excess of the rows at ``threshold``, which is refuted if that is positive."""
+        columns = self._columns(threshold)
+        if columns is None:
+            self._prove(threshold, "pairing_lp", [])
+            return math.inf
+        weights = relax(columns)
+        if not exclude(columns, weights).any():
+            self._prove(threshold, "pairing_lp", [witness(columns, weights)])
+        return excess(columns, weights)
+
     def _descend(self) -> None:
         """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
+        if self.descended == 0.0:
+            self._tighten()
         if self.descended == self.effort:
             return  # it would repeat itself
         self.descended = self.effort
@@ -169,7 +213,7 @@ class _LayerSearch:
         while self._ceiling() > floor * (1 + self.gap) and not self._late():
             threshold = (floor + self._ceiling()) / 2
             left = self._relax(threshold)
-            counts = None if left is None else repair(left.likely, steps, self.limits.seed)
+            counts = None if left is None else repair(left.likely, left.favoured, steps, self.limits.seed)
             if counts is None:
                 floor = threshold
             else:
@@ -195,9 +239,12 @@ class _LayerSearch:
             target = self.bound * (1 + self.gap)
             self._accept(anneal(self.load, self.counts, self.problem, target, _MOVES, self.limits.seed))
 
+    def _columns(self, threshold: float) -> Columns | None:
+        return columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
+
     def _relax(self, threshold: float) -> _Left | None:
         """Refute ``threshold`` by relaxation (None), or return the counts it leaves."""
-        columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
+        columns = self._columns(threshold)
         rounds = []
         while columns is not None:
             weights = relax(columns)
@@ -206,9 +253,10 @@ class _LayerSearch:
             if not possible.any():
                 break
             likely = restrict(columns, exclude(columns, weights, _LIKELY))
+            favoured = columns.count[cheapest(columns, weights)]
             columns = restrict(columns, possible)
             if possible.mean() > _STALLED:
-                return _Left(columns, likely, rounds)
+                return _Left(columns, likely, favoured, rounds)
         self._prove(threshold, "pairing_lp", rounds)
         return None
 

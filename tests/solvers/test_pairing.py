@@ -9,7 +9,7 @@ from moeopt.balancers.pairing import paired_makespan
 from moeopt.errors import UnsupportedError
 from moeopt.problem import PlacementProblem
 from moeopt.solution import SolveStatus
-from solvers._pairing_model import columns_at, exclude
+from solvers._pairing_model import cheapest, columns_at, excess, exclude, relax
 from solvers._pairing_repair import repair
 from solvers.brute_force import solve_brute_force
 from solvers.pairing import solve_pairing
@@ -213,10 +213,34 @@ def test_repair_returns_only_counts_that_reach_the_threshold(seed):
     makespan = float(solve_pairing(problem, gap=1e-3).makespan[0])
     for slack in (0.98, 1.005, 1.02):
         columns = columns_at(load, makespan * slack, problem.slots, problem.max_replicas)
-        counts = repair(columns, 2000, seed)
+        counts = repair(columns, columns.count[cheapest(columns, relax(columns))], 2000, seed)
         if slack < 0.99:
             assert counts is None
         elif counts is not None:
             assert paired_makespan(load, counts, problem.slots) <= makespan * slack * (1 + 1e-9)
         else:
             assert slack < 1.01, "two percent above the optimum must be found"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_excess_of_the_relaxation_tells_the_thresholds_it_refutes(seed):
+    problem = medium_problem(seed)
+    load = problem.load.values[0].astype(float)
+    optimum = float(solve_pairing(problem).makespan[0])
+    signs = set()
+    for share in (0.9, 0.97, 1.001, 1.03):
+        columns = columns_at(load, optimum * share, problem.slots, problem.max_replicas)
+        weights = relax(columns)
+        found = excess(columns, weights)
+        assert (found > 0) == (not exclude(columns, weights).any())
+        assert found <= 0 or share < 1
+        signs.add(found > 0)
+    assert signs == {True, False}
+
+
+def test_a_second_of_time_leaves_a_bound_above_the_mean_and_what_it_rests_on():
+    problem = medium_problem(11, experts=256, gpus=160)
+    solution = solve_pairing(problem, time_limit=1.0)
+    assert solution.bound_source[0] in ("pairing_lp", "pairing_cpsat")
+    if solution.bound_source[0] == "pairing_lp":
+        assert check(problem, json.loads(json.dumps(solution.certificate[0])))
