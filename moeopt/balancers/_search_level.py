@@ -222,7 +222,8 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
         over += int(load[g] > cap)
         left = _mark(queue, place, is_open, g, left, load[g] > cap or load[g] < cap - loose)
     live, live_gpus = np.arange(slots.size), gpus
-    deals = k <= _FEW_SLOTS and (colocated or empty == slots.size)
+    chains = k <= _FEW_SLOTS  # longer rows have exchanges enough, and chains would push partners far off the cap
+    deals = chains and (colocated or empty == slots.size)
     failures = 0
     while over > 0 and work > 0 and failures < _PATIENCE * left + gpus // 4:
         if 2 * left < live_gpus:
@@ -233,7 +234,7 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
         touched[:] = f
         change[:] = 0.0
         found = False
-        if left > 2:
+        if chains and left > 2:
             work -= 1000
             i, j, p, q = _chain(slots[f], size, owner, live, f, is_open, excess, excess + loose)
             if i >= 0:
@@ -244,8 +245,8 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
                 _swap(slots, owner, f, j, q)
                 found = True
                 if not colocated:
-                    for g in touched:
-                        found = found and not _clash(slots[g], expert, empty)
+                    for gpu in touched:
+                        found = found and not _clash(slots[gpu], expert, empty)
                     if not found:
                         _swap(slots, owner, f, j, old_j)
                         _swap(slots, owner, f, i, old_i)

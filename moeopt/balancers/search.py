@@ -173,7 +173,7 @@ def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float
     weight = problem.load.values.astype(float)
     makespan = np.full(problem.num_layers, np.inf)
     switches = problem.allow_colocated, problem.allow_empty_slots
-    large = problem.slots >= _LARGE and problem.slots_per_gpu > 2
+    large = problem.slots >= _LARGE and problem.slots_per_gpu > 3
     threads = 2 if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1 else 1
 
     def run(first: int, stage: int) -> None:
@@ -183,7 +183,7 @@ def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float
             if deadline is not None and time.perf_counter() >= deadline:
                 return
             improved, reached = slots[part], makespan[part]
-            if large and stage > 0 and (stage % 6 != 5 or problem.num_redundant == 0):
+            if large and (stage % 6 != 5 or problem.num_redundant == 0):
                 level_rows(improved, weight[part], goal[part], seed + stage, problem.allow_colocated, reached)
             else:
                 improve(improved, weight[part], goal[part], stage, seed, *switches, reached)
