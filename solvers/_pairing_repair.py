@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from solvers._pairing_model import Columns
 
-_SAMPLES = 100
+_SAMPLES = 30
 """Changes compared before the best is made."""
 
 _TENURE = 4
 """Least number of steps before a count that was given up may come back."""
 
-_WEIGHT = 50
+_WEIGHT = 10
 """Weight of a row at first; a broken one's grows by 1 where no change helps."""
 
 
@@ -62,7 +62,7 @@ def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-unt
         if broken == 0:
             return True
         best, least, seen = -1, np.int32(2**31 - 1), 0
-        for _ in range(20 * _SAMPLES):
+        for _ in range(60 * _SAMPLES):
             column = int(random.random() * columns)
             old = chosen[expert[column]]
             if barred[column] > step or table[column, picked] >= table[old, picked]:

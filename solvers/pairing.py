@@ -36,16 +36,16 @@ _MOVES = 300_000
 """Moves in a run of the annealing: a tenth of a second at 320 slots."""
 
 _EFFORT = 0.2
-"""CP-SAT's first deterministic time, about its seconds; doubled where it does not suffice."""
+"""CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
 
-_STEPS = 40_000
-"""Steps of the repair per unit of that effort, half a second."""
+_STEPS = 80_000
+"""Steps of the repair per unit of that effort, a quarter of a second."""
 
 _MANY = 1200
-"""Columns left that CP-SAT does not search in a moment."""
+"""Columns left that CP-SAT does not search in a moment; with more effort it is given more."""
 
-_LIKELY = 0.03
-"""Share of the relaxation's slack that a count may cost to be tried before the others."""
+_LIKELY = (0.03, 0.1)
+"""Shares of the relaxation's slack that a count may cost to be tried before the others; the repair tries both."""
 
 _PRECISION = 1e-5
 """Relative precision to which the relaxation's bound is found at best; half the gap suffices."""
@@ -119,7 +119,7 @@ class _Left:
     """Columns that the relaxation leaves possible, the likely ones among them, its favourites, its rounds."""
 
     possible: Columns
-    likely: Columns
+    likely: list[Columns]
     favoured: NDArray[np.int64]
     rounds: list[dict[str, Any]]
 
@@ -176,20 +176,22 @@ class _LayerSearch:
                 self._improve()
 
     def _tighten(self) -> None:
-        """Raise the bound to the relaxation's, by false position (Illinois) on the rows' least excess."""
+        """Raise the bound to the relaxation's, by false position and bisection in turn.
+
+        The least excess falls with the threshold, by about as many slots as the loads are smaller
+        relatively; that guess stands for the excess at the bound known so far.
+        """
         low, high = self.bound, self._ceiling()
-        below, kept = self._excess(high), 0.0
-        above = self.problem.slots * (1 - low / high)  # a guess: as many slots too few as the loads are too large
+        above, below, bisect = self.problem.slots * (1 - low / high), self._excess(high), False
         while below < 0.0 and high - low > max(self.gap, _PRECISION) * low / 2 and not self._late():
-            threshold = low + (high - low) * min(max(above / (above - below), 0.02), 0.98)
+            share = 0.5 if bisect else above / (above - below)
+            threshold = low + (high - low) * min(max(share, 0.05), 0.95)
             found = self._excess(threshold)
             if found > 0.0:
-                below = below / 2 if kept > 0.0 else below
                 low, above = threshold, found
             else:
-                above = above / 2 if kept < 0.0 else above
                 high, below = threshold, found
-            kept = found
+            bisect = not bisect
 
     def _excess(self, threshold: float) -> float:
         """Least excess of the rows at ``threshold``, which is refuted if that is positive."""
@@ -213,11 +215,18 @@ class _LayerSearch:
         while self._ceiling() > floor * (1 + self.gap) and not self._late():
             threshold = (floor + self._ceiling()) / 2
             left = self._relax(threshold)
-            counts = None if left is None else repair(left.likely, left.favoured, steps, self.limits.seed)
+            counts = None if left is None else self._repair(left, steps)
             if counts is None:
                 floor = threshold
             else:
                 self._accept(counts)
+
+    def _repair(self, left: _Left, steps: int) -> NDArray[np.int64] | None:
+        for columns in left.likely:
+            counts = repair(columns, left.favoured, steps, self.limits.seed)
+            if counts is not None:
+                return counts
+        return None
 
     def _ceiling(self) -> float:
         """The threshold whose refutation closes the layer."""
@@ -252,7 +261,7 @@ class _LayerSearch:
             possible = exclude(columns, weights)
             if not possible.any():
                 break
-            likely = restrict(columns, exclude(columns, weights, _LIKELY))
+            likely = [restrict(columns, exclude(columns, weights, share)) for share in _LIKELY]
             favoured = columns.count[cheapest(columns, weights)]
             columns = restrict(columns, possible)
             if possible.mean() > _STALLED:
@@ -267,9 +276,16 @@ class _LayerSearch:
             return True
         if len(left.possible.expert) > _MANY:
             self._descend()
-        if self.makespan <= threshold or self._search(left.likely).counts is not None:
+        if self.makespan <= threshold or self._search(left.likely[0]).counts is not None:
             return True
+        if len(left.possible.expert) > _MANY * self.effort / _EFFORT:
+            return False
         verdict = self._search(left.possible)
+        undecided = verdict.counts is None and not verdict.infeasible
+        if undecided and self.effort == _EFFORT and not self._late():
+            self._descend()
+            self.effort *= 4
+            return self.makespan <= threshold or self._decide(threshold)
         if verdict.infeasible:
             self._prove(threshold, "pairing_cpsat", left.rounds)
         return verdict.infeasible or verdict.counts is not None

@@ -12,7 +12,8 @@ from moeopt.solution import SolveStatus
 from solvers._pairing_model import cheapest, columns_at, excess, exclude, relax
 from solvers._pairing_repair import repair
 from solvers.brute_force import solve_brute_force
-from solvers.pairing import solve_pairing
+from solvers.layers import Limits
+from solvers.pairing import _LayerSearch, solve_pairing
 from tests.pairing_certificate import possible_counts, refutes
 
 
@@ -238,9 +239,13 @@ def test_the_excess_of_the_relaxation_tells_the_thresholds_it_refutes(seed):
     assert signs == {True, False}
 
 
-def test_a_second_of_time_leaves_a_bound_above_the_mean_and_what_it_rests_on():
-    problem = medium_problem(11, experts=256, gpus=160)
-    solution = solve_pairing(problem, time_limit=1.0)
-    assert solution.bound_source[0] in ("pairing_lp", "pairing_cpsat")
-    if solution.bound_source[0] == "pairing_lp":
-        assert check(problem, json.loads(json.dumps(solution.certificate[0])))
+@pytest.mark.parametrize("seed", range(5))
+def test_tightening_brings_the_bound_to_where_the_relaxation_no_longer_refutes(seed):
+    problem = medium_problem(seed, experts=60, gpus=36)
+    search = _LayerSearch(problem, Limits(None, 1e-4))
+    cheap = search.bound
+    search._tighten()
+    assert search.bound > cheap
+    assert check(problem, json.loads(json.dumps(search.certificate)))
+    columns = columns_at(search.load, search.bound * (1 + 1e-4), problem.slots, problem.max_replicas)
+    assert excess(columns, relax(columns)) <= 0 or search.bound * (1 + 1e-4) > search._ceiling()
