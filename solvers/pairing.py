@@ -138,6 +138,7 @@ class _LayerSearch:
         self.bound = float(bounds.lower_bound(problem).value[0])
         self.source, self.effort, self.descended = "", _EFFORT, 0.0
         self.certificate: dict[str, Any] | None = None
+        self.tightened = False
 
     def run(self, start: NDArray[np.int64] | None) -> LayerOutcome:
         if start is not None:
@@ -181,6 +182,9 @@ class _LayerSearch:
         The least excess falls with the threshold, by about as many slots as the loads are smaller
         relatively; that guess stands for the excess at the bound known so far.
         """
+        if self.tightened:
+            return
+        self.tightened = True
         low, high = self.bound, self._ceiling()
         above, below, bisect = self.problem.slots * (1 - low / high), self._excess(high), False
         while below < 0.0 and high - low > max(self.gap, _PRECISION) * low / 2 and not self._late():
@@ -206,8 +210,7 @@ class _LayerSearch:
 
     def _descend(self) -> None:
         """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
-        if self.descended == 0.0:
-            self._tighten()
+        self._tighten()
         if self.descended == self.effort:
             return  # it would repeat itself
         self.descended = self.effort
@@ -280,6 +283,8 @@ class _LayerSearch:
             return True
         if len(left.possible.expert) > _MANY * self.effort / _EFFORT:
             return False
+        if len(left.possible.expert) > _MANY / 2:
+            self._tighten()  # lest time run out with a poor bound
         verdict = self._search(left.possible)
         undecided = verdict.counts is None and not verdict.infeasible
         if undecided and self.effort == _EFFORT and not self._late():
