@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from moeopt.balancers.eplb import balanced_packing
+from moeopt.balancers.eplb import falling, pack_in_order
 from moeopt.balancers.staged import place_in_stages
 from moeopt.errors import InputError
 from moeopt.problem import PlacementProblem
@@ -28,8 +29,8 @@ def rebalance_experts(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Place and replicate experts exactly as ``deepseek-ai/EPLB`` does, hundreds of times as fast.
 
-    Slot by slot the same placement on loads without ties, float32 arithmetic included; equal
-    loads keep the lower index first, where the original leaves ties to an unstable sort.
+    The same tensors slot by slot, with float32 arithmetic and torch's own sort: that sort is not
+    stable, and copies of one expert weigh the same, so who is first among equals is its choice.
 
     Parameters
     ----------
@@ -80,9 +81,32 @@ def rebalance_experts(
         )
     # torch's own summation order: group loads above 2**24 are rounded, and must round alike
     group_load = tensor.reshape(len(tensor), groups, -1).sum(-1).numpy() if nodes > 1 else None
-    staged = place_in_stages(loads, num_replicas, gpus, balanced_packing, nodes, group_load)
+    staged = place_in_stages(loads, num_replicas, gpus, _balanced_packing, nodes, group_load)
     count, log2phy = _replica_tables(staged.expert, staged.slot, loads.shape[1])
     return torch.from_numpy(staged.phy2log), torch.from_numpy(log2phy), torch.from_numpy(count)
+
+
+def _balanced_packing(weight: NDArray[np.float32], num_packs: int) -> NDArray[np.int64]:
+    """EPLB's packing, with equal weights in the order in which torch's sort leaves them."""
+    return pack_in_order(weight, num_packs, _falling_as_torch_sorts)
+
+
+def _falling_as_torch_sorts(weight: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Sort by torch where weights are equal: elsewhere there is only one order, and a faster sort."""
+    rising = np.sort(weight, axis=1)
+    tied = (rising[:, 1:] == rising[:, :-1]).any(axis=1)
+    if tied.all():  # as with replicas: copies of one expert weigh the same
+        return _torch_sort(weight)
+    order = falling(weight)
+    order[tied] = _torch_sort(weight[tied])
+    return order
+
+
+def _torch_sort(weight: NDArray[np.float32]) -> NDArray[np.int64]:
+    import torch
+
+    order: NDArray[np.int64] = torch.from_numpy(weight).sort(-1, descending=True).indices.numpy()
+    return order
 
 
 @njit(cache=True, nogil=True)

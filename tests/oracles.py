@@ -14,7 +14,7 @@ def plain_pack(weight, num_packs):
             pack[row] = torch.arange(items)
             continue
         filled, total = [0] * num_packs, [torch.tensor(0.0)] * num_packs
-        for item in torch.argsort(weight[row], descending=True, stable=True).tolist():
+        for item in weight[row].sort(descending=True).indices.tolist():
             lightest = min((p for p in range(num_packs) if filled[p] < per_pack), key=lambda p: total[p])
             pack[row, item], rank[row, item] = lightest, filled[lightest]
             total[lightest] = total[lightest] + weight[row, item]

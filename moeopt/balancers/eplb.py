@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -51,31 +53,40 @@ def balanced_packing(weight: NDArray[np.float32], num_packs: int) -> NDArray[np.
     ndarray
         ``[rows, items]`` slot of every item; pack ``p`` owns ``items/num_packs`` slots in a row,
         filled in the order of packing. One item per pack is the identity, as in the original.
+        Equal weights keep the lower index first.
     """
+    return pack_in_order(weight, num_packs, falling)
+
+
+def pack_in_order(
+    weight: NDArray[np.float32], num_packs: int, order: Callable[[NDArray[np.float32]], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Do as ``balanced_packing`` does, with items in the order that ``order(weight)`` gives, ``[rows, items]``."""
     rows, items = weight.shape
     slot = np.empty((rows, items), dtype=np.int64)
     if items == num_packs:
         slot[:] = np.arange(items)
         return slot
-    _pack(np.sort(_falling_keys(weight), axis=1), weight, num_packs, slot)
+    _pack(order(weight), weight, num_packs, slot)
     return slot
 
 
-def _falling_keys(weight: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Integers that sort like falling weights with ties by index; the index is the low half.
+def falling(weight: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Items by falling weight, equal ones by rising index.
 
-    The bits of non-negative floats rise with their values, so one vectorised integer sort
-    replaces a stable argsort.
+    The bits of non-negative floats rise with their values, so one vectorised sort of integers, the
+    index as their low half, replaces a stable argsort.
     """
     bits = np.ascontiguousarray(weight).view(np.uint32).astype(np.uint64)
-    keys: NDArray[np.uint64] = ((_ID - bits) << np.uint64(32)) | np.arange(weight.shape[1], dtype=np.uint64)
-    return keys
+    keys = ((_ID - bits) << np.uint64(32)) | np.arange(weight.shape[1], dtype=np.uint64)
+    keys.sort(axis=1)
+    return (keys & _ID).astype(np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
+def _pack(order, weight, num_packs, slot):  # type: ignore[no-untyped-def]
     """LPT into packs of equal count; the min-heap holds packs as integers, float bits above the id."""
-    rows, items = keys.shape
+    rows, items = order.shape
     per_pack = items // num_packs
     pack_weight = np.empty(num_packs, dtype=weight.dtype)
     bits = pack_weight.view(np.uint32)
@@ -87,7 +98,7 @@ def _pack(keys, weight, num_packs, slot):  # type: ignore[no-untyped-def]
         heap[:num_packs] = np.arange(num_packs)
         heap[num_packs] = _FULL
         for position in range(items):
-            item = np.int64(keys[row, position] & _ID)
+            item = order[row, position]
             pack = np.int64(heap[0] & _ID)
             slot[row, item] = pack * per_pack + filled[pack]
             pack_weight[pack] += weight[row, item]

@@ -66,6 +66,22 @@ def test_float32_arithmetic_is_kept_where_it_changes_the_answer():
     assert torch.equal(drop_in, plain_eplb([[big + 1, big, 1, 1]], 4, 1, 1, 2)[0])
 
 
+def test_equal_loads_come_in_the_order_of_torchs_own_sort():
+    """Copies of one expert weigh the same, and torch's sort is not stable: log2phy shows its choice."""
+    weight = torch.tensor(np.random.default_rng(0).integers(1, 9, (6, 96)))
+    phy2log, log2phy, _ = rebalance_experts(weight, 96, 1, 1, 8)
+    falling = weight.float().sort(-1, descending=True).indices
+    loads = [[0.0] * 8 for _ in range(6)]
+    for layer, order in enumerate(falling.tolist()):
+        filled = [0] * 8
+        for expert in order:
+            gpu = min((g for g in range(8) if filled[g] < 12), key=lambda g: loads[layer][g])
+            assert phy2log[layer, gpu * 12 + filled[gpu]] == expert
+            assert log2phy[layer, expert, 0] == gpu * 12 + filled[gpu]
+            loads[layer][gpu] += float(weight[layer, expert])
+            filled[gpu] += 1
+
+
 def test_the_argument_forms_of_the_engines():
     weight = torch.tensor(EPLB_README)
     positional = rebalance_experts(weight, 16, 4, 2, 8)
