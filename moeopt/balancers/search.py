@@ -16,6 +16,7 @@ from moeopt.balancers._search_level import level_rows
 from moeopt.balancers._search_limited import limited_descent
 from moeopt.balancers._search_stages import improve
 from moeopt.balancers.eplb import eplb
+from moeopt.balancers.pairing import pairing
 from moeopt.errors import InputError, PlacementError, UnsupportedError
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement, as_placement
@@ -32,6 +33,9 @@ _SMALL = 64
 
 _LARGE = 512
 """Slots from which a layer is levelled: dealing anew takes too long, and exchanges find all but the best."""
+
+_PAIR_MOVES = 1000
+"""Moves of the first annealing of a layer with two slots a GPU: a millisecond or so."""
 
 _PARALLEL_SLOTS = 4096
 """Slots in all layers together from which a second thread pays for itself."""
@@ -51,7 +55,8 @@ def search(
     GPU; dealing replicas to GPUs anew, each filled as close to a cap as random draws and two
     pointers find, with repair of a few GPUs at a time that gathers the slack (in layers of 512 slots and
     more: bringing GPU after GPU exactly to a cap by exchanges of subsets); moving a copy from one
-    expert to another. A stage never leaves a layer worse, and what it does depends on the layer,
+    expert to another. With two slots a GPU and replicas the counts are annealed instead, as
+    ``pairing`` does. A stage never leaves a layer worse, and what it does depends on the layer,
     the stage and the seed only, so a larger budget never gives a worse answer.
 
     Parameters
@@ -101,6 +106,8 @@ def search(
         if start is None:
             found = _better(problem, found, _by_node(problem, _regrouped(problem, seed), goal, None, seed))
         return found if deadline is None else _by_node(problem, found, goal, deadline, seed)
+    if problem.slots_per_gpu == 2 and problem.num_redundant > 0:
+        return _pairs(problem, first, goal, deadline, seed)
     return _placement(problem, _climb(problem, first.by_gpu, goal, deadline, seed))
 
 
@@ -195,6 +202,24 @@ def _climb(problem: PlacementProblem, start: Ints, goal: Floats, deadline: float
             if np.all(makespan <= goal):
                 break
     return np.where(slots == problem.num_experts, -1, slots)
+
+
+def _pairs(problem: PlacementProblem, first: Placement, goal: Floats, deadline: float | None, seed: int) -> Placement:
+    """With two slots a GPU only the counts matter: annealing, ever longer while time is left."""
+    best, moves = first.phy2log.copy(), _PAIR_MOVES
+    makespan = metrics.makespan(metrics.gpu_load(problem.load, first))
+    while np.any(makespan > goal):
+        for layer in np.flatnonzero(makespan > goal):
+            if deadline is not None and time.perf_counter() >= deadline:
+                break
+            found = pairing(problem[int(layer)], moves=moves, seed=seed)
+            reached = metrics.makespan(metrics.gpu_load(problem.load[int(layer)], found))[0]
+            if reached < makespan[layer]:
+                best[layer], makespan[layer] = found.phy2log[0], reached
+        if deadline is None or time.perf_counter() >= deadline:
+            break
+        moves *= 4
+    return _placement(problem, best)
 
 
 def _stages(problem: PlacementProblem, deadline: float | None) -> Iterator[int]:
