@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from moeopt import PlacementProblem, SolveStatus, UnsupportedError
+from moeopt.balancers import search
 from solvers import SOLVERS, solve_brute_force, solve_cpsat, solve_milp
 from tests.instances import INSTANCES
 from tests.solvers.problems import GENERAL, SPECIAL, random_problem
@@ -98,11 +99,13 @@ def test_cpsat_and_highs_agree_on_mixtral_with_more_redundancy(recording, trace,
 @pytest.mark.parametrize("trace", ["olmoe/olmoe_c4", "olmoe/olmoe_arxiv", "olmoe/olmoe_github"])
 def test_cpsat_and_highs_agree_on_olmoe(recording, trace):
     problem = PlacementProblem(recording(trace), 8)
-    cpsat = solve_cpsat(problem, time_limit=60)
-    highs = solve_milp(problem, time_limit=60)
+    hint = search(problem)
+    cpsat = solve_cpsat(problem, hint=hint, time_limit=60)
+    highs = solve_milp(problem, hint=hint, time_limit=60)
     assert cpsat.is_optimal
     assert highs.is_optimal
     assert cpsat.makespan == pytest.approx(highs.makespan, rel=2e-4)
+    assert (np.maximum(cpsat.lower_bound, highs.lower_bound) <= np.minimum(cpsat.makespan, highs.makespan)).all()
 
 
 def test_adding_a_slot_per_gpu_never_raises_the_optimum():
