@@ -162,11 +162,12 @@ def _merge(known: Solution, outcome: LayerOutcome) -> LayerOutcome:
 
 def _kernel_bound(problem: PlacementProblem, known: Solution, limits: Limits) -> LayerOutcome:
     """Rung 2: the exact problem of the hottest experts' GPUs, for partitions."""
-    value = bounds.kernel(problem, max_nodes=_KERNEL_NODES)[0] if problem.objective == "makespan" else math.nan
-    if math.isnan(value):
+    if problem.objective != "makespan":
+        raise UnsupportedError("the kernel bound is on the makespan")
+    value, certificate = bounds.certified_kernel(problem, max_nodes=_KERNEL_NODES)
+    if math.isnan(value[0]):
         raise UnsupportedError("the kernel bound says nothing here")
-    certificate = bounds.kernel_certificate(problem, max_nodes=_KERNEL_NODES)[0]
-    return LayerOutcome(lower_bound=float(value), bound_source="kernel", certificate=certificate)
+    return LayerOutcome(lower_bound=float(value[0]), bound_source="kernel", certificate=certificate[0])
 
 
 def _longer_search(problem: PlacementProblem, known: Solution, limits: Limits) -> LayerOutcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -104,15 +104,7 @@ def _solve_one(
     if phy2log is not None and problem.reference is not None and interchangeable(problem):
         found = Placement(phy2log, problem.num_experts, problem.num_gpus)
         phy2log = relabel(problem, start=found).phy2log[0]
-    return LayerOutcome(
-        phy2log=phy2log,
-        lower_bound=outcome.lower_bound,
-        bound_source=outcome.bound_source,
-        status=outcome.status,
-        runtime=time.perf_counter() - start,
-        note=outcome.note,
-        certificate=outcome.certificate,
-    )
+    return replace(outcome, phy2log=phy2log, runtime=time.perf_counter() - start)
 
 
 def _better(problem: PlacementProblem, phy2log: np.ndarray | None, hint: Placement | None) -> np.ndarray | None:

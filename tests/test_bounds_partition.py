@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeopt import PlacementProblem, bounds
-from moeopt.bounds.partition import hot_on_few_gpus, hottest_experts, kernel, kernel_certificate
+from moeopt.bounds.partition import certified_kernel, hot_on_few_gpus, hottest_experts, kernel
 
 SHAPES = [(2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (3, 4), (4, 2), (4, 3), (5, 2)]
 KINDS = {
@@ -62,7 +62,7 @@ def test_both_say_nothing_where_experts_are_copied():
 def test_certificates_name_the_hottest_experts():
     values = np.floor(100 * np.random.default_rng(1).pareto(1.0, (20, 16)))
     problem = PlacementProblem(values, num_gpus=4)
-    named = hottest_experts(problem) + [certificate["hottest"] for certificate in kernel_certificate(problem)]
+    named = hottest_experts(problem) + [certificate["hottest"] for certificate in certified_kernel(problem)[1]]
     for row, hottest in zip(np.concatenate([values, values]), named, strict=True):
         assert sorted(row[hottest]) == sorted(row)[len(row) - len(hottest) :]
 

@@ -15,7 +15,7 @@ import numpy as np
 from moeopt.bounds._rounding import Floats, integral
 from moeopt.bounds.general import hottest_replica, hottest_with_companions, mean_load, moves_needed
 from moeopt.bounds.hierarchical import node_load
-from moeopt.bounds.partition import hot_on_few_gpus, hottest_experts, kernel, kernel_certificate
+from moeopt.bounds.partition import certified_kernel, hot_on_few_gpus, hottest_experts, kernel
 from moeopt.problem import PlacementProblem
 
 BOUNDS: dict[str, Callable[[PlacementProblem], Floats]] = {
@@ -61,12 +61,12 @@ def lower_bound(problem: PlacementProblem) -> Bound:
 __all__ = [
     "BOUNDS",
     "Bound",
+    "certified_kernel",
     "hot_on_few_gpus",
     "hottest_replica",
     "hottest_with_companions",
     "integral",
     "kernel",
-    "kernel_certificate",
     "lower_bound",
     "mean_load",
     "moves_needed",

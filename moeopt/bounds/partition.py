@@ -58,7 +58,7 @@ def kernel(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> Floats:
     for every ``j``. A search that grows beyond ``max_nodes`` gives no bound; the default costs about a
     millisecond a layer, ten times as many nodes settle almost every recorded layer.
     """
-    return _rounded(_kernels(problem, max_nodes)[0], problem)
+    return certified_kernel(problem, max_nodes=max_nodes)[0]
 
 
 def hottest_experts(problem: PlacementProblem) -> list[list[int]]:
@@ -66,10 +66,11 @@ def hottest_experts(problem: PlacementProblem) -> list[list[int]]:
     return _ids(problem, _hottest(problem)[1])
 
 
-def kernel_certificate(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> list[dict[str, Any]]:
-    """What proves ``kernel`` again, per layer: the formula for the named hottest experts and the same search."""
-    hottest = _ids(problem, _kernels(problem, max_nodes)[1])
-    return [{"method": "kernel", "hottest": experts} for experts in hottest]
+def certified_kernel(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> tuple[Floats, list[dict[str, Any]]]:
+    """``kernel`` and what proves it again, per layer: the hottest experts whose formula and search to repeat."""
+    value, hot = _kernels(problem, max_nodes)
+    certificates = [{"method": "kernel", "hottest": experts} for experts in _ids(problem, hot)]
+    return _rounded(value, problem), certificates
 
 
 def fullest_set(values: Floats, num_sets: int, known: Floats, *, max_nodes: int = _MAX_NODES) -> Floats:

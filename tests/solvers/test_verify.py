@@ -96,7 +96,7 @@ def test_every_combinatorial_bound_is_proven_exactly(seed):
         if name == "hot_on_few_gpus":
             certificate["hottest"] = bounds.partition.hottest_experts(problem)[0]
         if name == "kernel":
-            certificate = bounds.kernel_certificate(problem)[0]
+            certificate = bounds.certified_kernel(problem)[1][0]
         verdict = verify(problem, claim(problem, value, certificate)).layers[0]
         assert verdict.bound == "proven", f"{name}: {verdict.reason}"
 
