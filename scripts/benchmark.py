@@ -137,7 +137,7 @@ def duels(load: Any, num_gpus: int, num_slots: int, rivals: dict[str, Callable[.
     import torch
 
     from moeopt import PlacementProblem, balancers, rebalance_experts
-    from moeopt.balancers.greedy_replication import replicate
+    from moeopt.replication import replicate
     from moeopt.report.benchmark import duel
     from moeopt.report.benchmark_page import DROP_IN
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt.balancers.greedy_replication import replicate
+from moeopt.replication import replicate
 from moeopt.balancers.triples import pack_triples
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.placement import Placement

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moeopt.balancers.greedy_replication import _sift_down
+from moeopt.replication import sift_down
 from moeopt.balancers.staged import staged_placement
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -98,11 +98,11 @@ def _difference(weight, falling, num_packs, slot):  # type: ignore[no-untyped-de
             spread[part] = total[order[part, 0]] - total[order[part, num_packs - 1]]
         heap = np.arange(per_pack)
         for root in range(per_pack // 2 - 1, -1, -1):
-            _sift_down(heap, spread, root)
+            sift_down(heap, spread, root)
         for size in range(per_pack - 1, 0, -1):
             widest = heap[0]
             heap[0] = heap[size]
-            _sift_down(heap[:size], spread, 0)
+            sift_down(heap[:size], spread, 0)
             other = heap[0]
             for i in range(num_packs):
                 large, small = order[widest, i], order[other, num_packs - 1 - i]
@@ -112,7 +112,7 @@ def _difference(weight, falling, num_packs, slot):  # type: ignore[no-untyped-de
             order[other] = order[widest]
             _sort_packs(total, order[other])
             spread[other] = total[order[other, 0]] - total[order[other, num_packs - 1]]
-            _sift_down(heap[:size], spread, 0)
+            sift_down(heap[:size], spread, 0)
         for pack in range(num_packs):
             item = order[heap[0], pack]
             for position in range(per_pack):

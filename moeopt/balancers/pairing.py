@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moeopt.balancers.greedy_replication import replicate
+from moeopt.replication import replicate
 from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem

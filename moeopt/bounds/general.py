@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.balancers.greedy_replication import replicate
+from moeopt.replication import replicate
 from moeopt.bounds._rounding import Floats, down, nothing, quotient, total_load
 from moeopt.problem import PlacementProblem
 

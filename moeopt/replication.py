@@ -45,7 +45,7 @@ def _hotter(heat, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
+def sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
     """Restore the heap below ``root``."""
     size = heap.size
     item = heap[root]
@@ -76,12 +76,12 @@ def _replicate(weight, replicas, share):  # type: ignore[no-untyped-def]
             replicas[row, expert] = expert
         if replicas.shape[1] > experts:
             for root in range(experts // 2 - 1, -1, -1):
-                _sift_down(heap, heat, root)
+                sift_down(heap, heat, root)
         for replica in range(experts, replicas.shape[1]):
             expert = heap[0]
             replicas[row, replica] = expert
             copies[expert] += 1
             heat[expert] = weight[row, expert] / copies[expert]
-            _sift_down(heap, heat, 0)
+            sift_down(heap, heat, 0)
         for replica in range(replicas.shape[1]):
             share[row, replica] = heat[replicas[row, replica]]
