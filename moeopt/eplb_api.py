@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from moeopt.balancers.eplb import falling, pack_in_order
 from moeopt.balancers.staged import place_in_stages
 from moeopt.errors import InputError
@@ -109,7 +109,7 @@ def _torch_sort(weight: NDArray[np.float32]) -> NDArray[np.int64]:
     return order
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _replica_tables(expert, slot, num_experts):  # type: ignore[no-untyped-def]
     """Count the copies of every expert and list their slots in the order of granting."""
     layers, replicas = expert.shape

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from moeopt._kernel import kernel
 
 
 def replicate(weight: NDArray[Any], num_replicas: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -38,13 +39,13 @@ def replicate(weight: NDArray[Any], num_replicas: int) -> tuple[NDArray[np.int64
     return expert, share
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hotter(heat, a, b):  # type: ignore[no-untyped-def]
     """Whether expert ``a`` comes before ``b`` in the heap: hotter, or as hot with a lower id."""
     return heat[a] > heat[b] or (heat[a] == heat[b] and a < b)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
     """Restore the heap below ``root``."""
     size = heap.size
@@ -62,7 +63,7 @@ def sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
     heap[root] = item
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _replicate(weight, replicas, share):  # type: ignore[no-untyped-def]
     """Fill ``replicas`` and ``share`` row by row with a max-heap of load per copy."""
     rows, experts = weight.shape

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moeopt._kernel import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def undominated(order, size, price, kept):  # type: ignore[no-untyped-def]
     """Keep, of the items in rising ``size`` (``order``), those dearer than every lighter one; return how many."""
     count = 0
@@ -21,7 +22,7 @@ def undominated(order, size, price, kept):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def dearest(size, price, capacity, slots, members, value):  # type: ignore[no-untyped-def]
     """For each item of a front, the dearest content of ``slots`` items within ``capacity`` whose largest it is.
 
@@ -58,7 +59,7 @@ def dearest(size, price, capacity, slots, members, value):  # type: ignore[no-un
             break
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def lightest(size, price, needed, slots):  # type: ignore[no-untyped-def]
     """Least size of at most ``slots`` items of a front whose integer prices reach ``needed``; inf if none do."""
     best = np.inf

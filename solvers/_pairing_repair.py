@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from solvers._pairing_model import Columns
 
 _SAMPLES = 30
@@ -38,7 +38,7 @@ def repair(columns: Columns, start: NDArray[np.int64], steps: int, seed: int) ->
     return columns.count[chosen] if held else None
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-untyped-def]
     """Change ``chosen`` until no row of the sum of its columns exceeds ``slots``; whether that was reached.
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt.replication import replicate
 from moeopt.balancers.triples import pack_triples
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+from moeopt.replication import replicate
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
 from solvers._configuration_dual import ConfigurationBound, Dual
 from solvers._configuration_master import fill_contents

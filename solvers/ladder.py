@@ -28,7 +28,7 @@ _SEARCH_SHARE = 0.3
 _SEARCH_SECONDS_PER_SLOT = 0.005
 """The most it may take in any case."""
 
-_KERNEL_NODES = 200_000
+_HOTTEST_NODES = 200_000
 """Ten times what the bound spends by default; tens of milliseconds a layer."""
 
 _SMALL = 24
@@ -48,7 +48,7 @@ def solve(
     """Prove every layer optimal within ``gap``, by the cheapest means that do.
 
     The rungs of the ladder: (1) cheap bounds and the near-optimal search on all layers at once;
-    then, layer by layer and only where the gap is still open, (2) the kernel bound, (3) a longer
+    then, layer by layer and only where the gap is still open, (2) the hottest GPUs' bound, (3) a longer
     search, (4) the method made for two slots a GPU, (5) the configuration LP for three,
     (6) CP-SAT with everything known as hint and domain. Each rung starts from the best placement
     and the best bound of those below it.
@@ -160,14 +160,14 @@ def _merge(known: Solution, outcome: LayerOutcome) -> LayerOutcome:
     return outcome
 
 
-def _kernel_bound(problem: PlacementProblem, known: Solution, limits: Limits) -> LayerOutcome:
+def _hottest_gpus(problem: PlacementProblem, known: Solution, limits: Limits) -> LayerOutcome:
     """Rung 2: the exact problem of the hottest experts' GPUs, for partitions."""
     if problem.objective != "makespan":
-        raise UnsupportedError("the kernel bound is on the makespan")
-    value, certificate = bounds.certified_kernel(problem, max_nodes=_KERNEL_NODES)
+        raise UnsupportedError("the hottest GPUs' bound is on the makespan")
+    value, certificate = bounds.certified_hottest_gpus(problem, max_nodes=_HOTTEST_NODES)
     if math.isnan(value[0]):
-        raise UnsupportedError("the kernel bound says nothing here")
-    return LayerOutcome(lower_bound=float(value[0]), bound_source="kernel", certificate=certificate[0])
+        raise UnsupportedError("the hottest GPUs' bound says nothing here")
+    return LayerOutcome(lower_bound=float(value[0]), bound_source="hottest_gpus", certificate=certificate[0])
 
 
 def _longer_search(problem: PlacementProblem, known: Solution, limits: Limits) -> LayerOutcome:
@@ -201,7 +201,7 @@ def _exact(solver: Callable[..., Solution]) -> Callable[[PlacementProblem, Solut
 
 
 RUNGS: tuple[Callable[[PlacementProblem, Solution, Limits], LayerOutcome], ...] = (
-    _kernel_bound,
+    _hottest_gpus,
     _longer_search,
     _exact(solve_pairing),
     _exact(solve_configuration),

@@ -95,7 +95,7 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
     values (to 1e-9 relative, as they are rounded), the status, and the bound against its certificate:
     exactly, without any tolerance. See ``docs/certificates.md`` for the mathematics. A bound without
     certificate, from a solver's search, is only held against the placement. O(layers * slots * log
-    slots) for most bounds; a kernel or configuration LP certificate takes up to a second or so a layer.
+    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so a layer.
     """
     fields = (solution.status, solution.lower_bound, solution.makespan, solution.moves, solution.objective,
               solution.bound_source, solution.certificate)  # fmt: skip

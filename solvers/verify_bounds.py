@@ -15,7 +15,7 @@ from typing import Any
 from solvers.verify_layer import ExactLayer, Rejected, Undecided, integer, integers
 
 MAX_DEALS = 300_000
-"""Nodes of the search for a kernel's deal; beyond them the check is left undecided."""
+"""Nodes of the search for a deal of the hottest experts' GPUs; beyond them the check is left undecided."""
 
 
 def mean_load(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ def hot_on_few_gpus(layer: ExactLayer, value: Fraction, certificate: dict[str, A
         raise Rejected(f"the {len(hot)} hottest experts may sit on {occupied[0]} GPUs")
 
 
-def kernel(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+def hottest_gpus(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
     """As ``hot_on_few_gpus``, but the j hottest on j GPUs are refuted by searching all deals."""
     hot, others = _split(layer, certificate)
     limit = _below(value)
@@ -96,7 +96,7 @@ def node_load(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -
 
 CHECKS: dict[str, Callable[[ExactLayer, Fraction, dict[str, Any]], None]] = {
     check.__name__: check
-    for check in (mean_load, hottest_replica, hottest_with_companions, hot_on_few_gpus, kernel, node_load)
+    for check in (mean_load, hottest_replica, hottest_with_companions, hot_on_few_gpus, hottest_gpus, node_load)
 }
 """Checks of bounds on the makespan by the certificate's ``method``."""
 

@@ -32,7 +32,7 @@ def small_problems(draw):
 @given(small_problems())
 def test_no_bound_exceeds_the_optimum(problem):
     optimum = solve_brute_force(problem).makespan[0]
-    for name, bound in (bounds.BOUNDS | {"kernel": bounds.kernel}).items():
+    for name, bound in (bounds.BOUNDS | {"hottest_gpus": bounds.hottest_gpus}).items():
         value = bound(problem)[0]
         assert np.isnan(value) or value <= optimum, name
 
@@ -75,7 +75,7 @@ def test_the_hottest_experts_bound_sees_two_hot_experts():
 def test_partition_bounds_say_nothing_about_replicated_experts():
     problem = PlacementProblem(EPLB_README, 8, 16)
     assert np.isnan(bounds.hot_on_few_gpus(problem)).all()
-    assert np.isnan(bounds.kernel(problem)).all()
+    assert np.isnan(bounds.hottest_gpus(problem)).all()
     assert np.isnan(bounds.node_load(problem)).all()
 
 

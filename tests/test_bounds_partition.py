@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeopt import PlacementProblem, bounds
-from moeopt.bounds.partition import certified_kernel, hot_on_few_gpus, hottest_experts, kernel
+from moeopt.bounds.partition import certified_hottest_gpus, hot_on_few_gpus, hottest_experts, hottest_gpus
 
 SHAPES = [(2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (3, 4), (4, 2), (4, 3), (5, 2)]
 KINDS = {
@@ -38,7 +38,7 @@ def test_never_above_the_optimum_and_never_below_the_bounds_they_contain(gpus, p
     values = np.array([KINDS[kind](rng, gpus * per_gpu) for _ in range(12 if gpus * per_gpu >= 12 else 60)])
     problem = PlacementProblem(values, gpus)
     best = np.array([optimum(sorted(row.tolist(), reverse=True), per_gpu) for row in values], dtype=float)
-    few, exact = hot_on_few_gpus(problem), kernel(problem)
+    few, exact = hot_on_few_gpus(problem), hottest_gpus(problem)
     assert np.all(few <= best * (1 + 1e-15))
     assert not np.any(exact > best * (1 + 1e-15))
     assert not np.any(exact < few)
@@ -46,23 +46,23 @@ def test_never_above_the_optimum_and_never_below_the_bounds_they_contain(gpus, p
         assert np.all(few >= contained(problem) * (1 - 1e-12))
 
 
-def test_kernel_proves_what_averages_cannot():
+def test_the_hottest_experts_gpus_prove_what_averages_cannot():
     """Hot 10 and 10 on two GPUs share the four lightest, 0 0 0 3: one of them gets the 3."""
     problem = PlacementProblem([[10, 10, 3, 0, 0, 0, 3, 3, 3]], num_gpus=3)
     assert hot_on_few_gpus(problem) == [12]
-    assert kernel(problem) == [13]
+    assert hottest_gpus(problem) == [13]
 
 
 def test_both_say_nothing_where_experts_are_copied():
     problem = PlacementProblem([[5, 4, 3, 2]], num_gpus=2, num_slots=6)
     assert np.isnan(hot_on_few_gpus(problem)).all()
-    assert np.isnan(kernel(problem)).all()
+    assert np.isnan(hottest_gpus(problem)).all()
 
 
 def test_certificates_name_the_hottest_experts():
     values = np.floor(100 * np.random.default_rng(1).pareto(1.0, (20, 16)))
     problem = PlacementProblem(values, num_gpus=4)
-    named = hottest_experts(problem) + [certificate["hottest"] for certificate in certified_kernel(problem)[1]]
+    named = hottest_experts(problem) + [certificate["hottest"] for certificate in certified_hottest_gpus(problem)[1]]
     for row, hottest in zip(np.concatenate([values, values]), named, strict=True):
         assert sorted(row[hottest]) == sorted(row)[len(row) - len(hottest) :]
 

@@ -5,7 +5,8 @@ recomputed wherever they decide what is kept.
 """
 
 import numpy as np
-from numba import njit
+
+from moeopt._kernel import kernel
 
 _MOST_GPUS = 6
 
@@ -15,7 +16,7 @@ _LARGE_POOL = 1024
 _LOOKS = 64
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def below(state, n):  # type: ignore[no-untyped-def]
     """Next pseudo-random integer in [0, n): xorshift64, G. Marsaglia, doi 10.18637/jss.v008.i14."""
     x = state[0]
@@ -26,7 +27,7 @@ def below(state, n):  # type: ignore[no-untyped-def]
     return np.int64((x >> np.uint64(11)) % np.uint64(n))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
     """Fill ``load [gpus]`` and return its maximum."""
     most = 0.0
@@ -39,7 +40,7 @@ def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
     return most
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def holds(row, expert):  # type: ignore[no-untyped-def]
     """Whether ``expert`` is in ``row``."""
     found = False
@@ -48,14 +49,14 @@ def holds(row, expert):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _may_swap(slots, f, i, h, j, empty, colocated):  # type: ignore[no-untyped-def]
     """Whether the swap puts no second copy of an expert on a GPU, or that is allowed."""
     a, b = slots[f, i], slots[h, j]
     return colocated or ((a == empty or not holds(slots[h], a)) and (b == empty or not holds(slots[f], b)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def descend(slots, size, load, target, colocated):  # type: ignore[no-untyped-def]
     """Swap the fullest GPU down, each time with the GPU and slot that leave the lighter pair."""
     gpus, k = slots.shape
@@ -84,7 +85,7 @@ def descend(slots, size, load, target, colocated):  # type: ignore[no-untyped-de
         slots[f, here], slots[partner, there] = slots[partner, there], slots[f, here]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first_at_most(pool, n, size, limit):  # type: ignore[no-untyped-def]
     """Smallest position >= 1 in the falling pool whose size is at most ``limit``; n-1 if none is."""
     low, high = 1, n - 1
@@ -97,7 +98,7 @@ def _first_at_most(pool, n, size, limit):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fit(pool, n, size, cap, k, draws, state, pick, trial, used, tail):  # type: ignore[no-untyped-def]
     """Best content of a GPU under ``cap`` that holds the largest of the pool: positions in ``pick``, load or -1.
 
@@ -155,7 +156,7 @@ def _fit(pool, n, size, cap, k, draws, state, pick, trial, used, tail):  # type:
     return best
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _deal(pool, n, size, cap, draws, state, rows, chosen, load, scratch):  # type: ignore[no-untyped-def]
     """Deal the falling pool to the GPUs ``chosen``, each filled as close to ``cap`` as draws allow."""
     k = rows.shape[1]
@@ -186,12 +187,12 @@ def _deal(pool, n, size, cap, draws, state, rows, chosen, load, scratch):  # typ
         n = left
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _scratch(k, n):  # type: ignore[no-untyped-def]
     return np.empty(k, np.int64), np.empty(k, np.int64), np.zeros(n, np.bool_), np.empty(k)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def construct(slots, size, load, cap, draws, state):  # type: ignore[no-untyped-def]
     """Deal everything anew: slack gathers on the GPUs dealt last."""
     gpus, k = slots.shape
@@ -200,7 +201,7 @@ def construct(slots, size, load, cap, draws, state):  # type: ignore[no-untyped-
     _deal(pool, pool.size, size, cap, draws, state, slots, gpus, load, _scratch(k, pool.size))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def repack(slots, size, load, cap, steps, draws, colocated, state, best, most):  # type: ignore[no-untyped-def]
     """Deal a few GPUs anew, one of them above ``cap``, until none is or ``steps`` are over.
 
@@ -278,7 +279,7 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most): 
     return most
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _distinct(rows, empty):  # type: ignore[no-untyped-def]
     """Whether no GPU holds an expert twice."""
     for row in rows:
@@ -288,7 +289,7 @@ def _distinct(rows, empty):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def recount(slots, weight, size, copies, target, steps, colocated, gaps, state):  # type: ignore[no-untyped-def]
     """Take a copy from one expert, give one to another, swap down; keep what is not heavier.
 
@@ -327,7 +328,7 @@ def recount(slots, weight, size, copies, target, steps, colocated, gaps, state):
             sum_loads(slots, size, load)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _set_copies(expert, change, weight, size, copies):  # type: ignore[no-untyped-def]
     if expert < size.size - 1:
         copies[expert] += change

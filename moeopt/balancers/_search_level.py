@@ -7,9 +7,9 @@ partitions with applications to the knapsack problem", J. ACM 21 (1974), doi 10.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from moeopt.balancers._search_kernels import _distinct, below, construct, repack, sum_loads
 
 _CAPS = 4
@@ -57,7 +57,7 @@ def level_rows(
         makespan[row] = _level_down(slots[row], size, target[row], seed, colocated)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _level_down(slots, size, target, seed, colocated):  # type: ignore[no-untyped-def]
     """Level to the target, or to caps between it and the makespan as low as can be reached; the makespan."""
     load = np.empty(slots.shape[0])
@@ -80,7 +80,7 @@ def _level_down(slots, size, target, seed, colocated):  # type: ignore[no-untype
     return most
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _subsets(row, width, size, state, sums, masks, count):  # type: ignore[no-untyped-def]
     """Shuffle ``width`` experts of ``row`` to its front; their subsets' sums, rising, by number of members."""
     count[:] = 0
@@ -108,7 +108,7 @@ def _subsets(row, width, size, state, sums, masks, count):  # type: ignore[no-un
                     b -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _exchange(width, sums, masks, count, sums2, masks2, count2, low, high):  # type: ignore[no-untyped-def]
     """Subsets whose difference is the least in [low, high]: difference and both masks; inf if there are none."""
     best, give, take = np.inf, 0, 0
@@ -126,7 +126,7 @@ def _exchange(width, sums, masks, count, sums2, masks2, count2, low, high):  # t
     return best, give, take
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _apply(mine, other, give, take):  # type: ignore[no-untyped-def]
     """Exchange the marked experts; doing it twice undoes it."""
     j = 0
@@ -138,7 +138,7 @@ def _apply(mine, other, give, take):  # type: ignore[no-untyped-def]
             j += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _chain(row, size, owner, live, f, is_open, low, high):  # type: ignore[no-untyped-def]
     """Two experts of GPU ``f`` for one each of open GPUs ``low`` to ``high`` smaller, the nearest in size.
 
@@ -171,7 +171,7 @@ def _chain(row, size, owner, live, f, is_open, low, high):  # type: ignore[no-un
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _swap(slots, owner, f, at, other):  # type: ignore[no-untyped-def]
     """Copy ``other`` goes to place ``at`` of GPU ``f``, what is there to the GPU of ``other``."""
     mine, h = slots[f, at], owner[other]
@@ -183,13 +183,13 @@ def _swap(slots, owner, f, at, other):  # type: ignore[no-untyped-def]
     owner[mine], owner[other] = h, f
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clash(row, expert, empty):  # type: ignore[no-untyped-def]
     """Whether a GPU holds an expert twice."""
     return not _distinct(expert[row].reshape((1, row.size)), empty)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-untyped-def]
     """Exchange until no GPU is above ``cap``, or ``work`` subsets were made; whether none is.
 
@@ -311,7 +311,7 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
     return over == 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mark(queue, place, is_open, g, left, wanted):  # type: ignore[no-untyped-def]
     """Move ``g`` into the open part of the queue, or out of it; the open GPUs' new number."""
     if is_open[g] == wanted:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from moeopt.balancers._search_kernels import holds, sum_loads
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -27,7 +27,7 @@ def limited_descent(problem: PlacementProblem, start: Placement, target: NDArray
     return Placement(slots, problem.num_experts, problem.num_gpus)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _limited(all_slots, all_size, home, target, max_moves, colocated, per_node):  # type: ignore[no-untyped-def]
     """Descend every layer; the expert behind the last one is an empty slot."""
     layers, gpus, k = all_slots.shape

@@ -1,8 +1,8 @@
 """The stages of ``search`` on rows of one shape, each applied to the rows still above their target."""
 
 import numpy as np
-from numba import njit
 
+from moeopt._kernel import kernel
 from moeopt.balancers._search_kernels import below, construct, descend, recount, repack, sum_loads
 from moeopt.balancers.triples import _walk
 
@@ -14,7 +14,7 @@ _DRAWS = 10
 _MANY_GPUS = 8
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def improve(all_slots, all_weight, target, stage, seed, colocated, gaps, makespan):  # type: ignore[no-untyped-def]
     """One stage of the search on every row that is above its target; never leaves a row worse.
 
@@ -68,7 +68,7 @@ def improve(all_slots, all_weight, target, stage, seed, colocated, gaps, makespa
             kept[:] = slots
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _redeal(slots, size, load, target, before, stage, colocated, state):  # type: ignore[no-untyped-def]
     """Repack under a cap, from a new deal in odd stages; leaves the best found in ``slots``."""
     if slots.shape[1] == 3 and slots.shape[0] >= _MANY_GPUS and stage % 12 != 7:
@@ -93,7 +93,7 @@ def _redeal(slots, size, load, target, before, stage, colocated, state):  # type
         descend(slots, size, load, target, colocated)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _walk_triples(slots, all_size, target, before, stage, colocated, state):  # type: ignore[no-untyped-def]
     """Pack ``slots [gpus, 3]`` anew under a cap by the walk of ``pack_triples``, or leave them."""
     gpus = slots.shape[0]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from moeopt.replication import sift_down
+from moeopt._kernel import kernel
 from moeopt.balancers.staged import staged_placement
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+from moeopt.replication import sift_down
 
 
 def bldm(problem: PlacementProblem) -> Placement:
@@ -60,7 +60,7 @@ def balanced_differencing(weight: NDArray[Any], num_packs: int) -> NDArray[np.in
     return slot
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sort_packs(total, order):  # type: ignore[no-untyped-def]
     """Sort ``order`` (pack ids of one partial solution) by falling ``total``, stable."""
     if order.size > 24:
@@ -75,7 +75,7 @@ def _sort_packs(total, order):  # type: ignore[no-untyped-def]
         order[j] = pack
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _difference(weight, falling, num_packs, slot):  # type: ignore[no-untyped-def]
     """Merge partial solutions; items of a pack are linked lists threaded through ``following``.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from moeopt.balancers.staged import staged_placement
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -83,7 +83,7 @@ def falling(weight: NDArray[np.float32]) -> NDArray[np.int64]:
     return (keys & _ID).astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pack(order, weight, num_packs, slot):  # type: ignore[no-untyped-def]
     """LPT into packs of equal count; the min-heap holds packs as integers, float bits above the id."""
     rows, items = order.shape

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moeopt._kernel import kernel
 from moeopt.balancers.eplb import eplb
 from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
@@ -58,7 +58,7 @@ def local_search(problem: PlacementProblem, *, start: Placement | None = None) -
     return Placement(phy2log, problem.num_experts, problem.num_gpus)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _descend(phy2log, share, node, colocated, home, max_moves, ceiling):  # type: ignore[no-untyped-def]
     """Improve every layer in place; ``max_moves`` -1 = unlimited."""
     layers, slots = phy2log.shape
@@ -121,7 +121,7 @@ def _descend(phy2log, share, node, colocated, home, max_moves, ceiling):  # type
             total[gpu] = weight[gpu * size : (gpu + 1) * size].sum()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _move_cost(copies, home, expert, source, target):  # type: ignore[no-untyped-def]
     """Change in moves when one copy of ``expert`` goes from ``source`` to ``target``."""
     arrives = 1 if copies[target, expert] >= home[target, expert] else 0

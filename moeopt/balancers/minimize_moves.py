@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moeopt._kernel import kernel
 from moeopt.balancers.contiguous import contiguous
 from moeopt.balancers.eplb import eplb
 from moeopt.errors import InputError
@@ -49,7 +49,7 @@ def minimize_moves(problem: PlacementProblem, *, start: Placement | None = None,
     return Placement(phy2log, problem.num_experts, problem.num_gpus)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _bring_home(phy2log, share, node, copies, home, colocated, tolerance):  # type: ignore[no-untyped-def]
     """Swap in place until no replica can be brought home."""
     layers, gpus = copies.shape[:2]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from moeopt.replication import replicate
+from moeopt._kernel import kernel
 from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+from moeopt.replication import replicate
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -166,7 +166,7 @@ def _fill(pairs: Counts, load: Floats, counts: Counts, allow_colocated: bool) ->
             counts[expert] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _anneal(load, start, lowest, cap, slots, aim, moves, random):  # type: ignore[no-untyped-def]
     """Move replicas between experts to bring every pair below ``aim``; energy: the sum of the excesses."""
     experts = load.size
@@ -202,7 +202,7 @@ def _anneal(load, start, lowest, cap, slots, aim, moves, random):  # type: ignor
     return best
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _excess(sizes, aim):  # type: ignore[no-untyped-def]
     """Sum over the pairs (smallest with largest) of what exceeds ``aim``."""
     total = 0.0
@@ -214,7 +214,7 @@ def _excess(sizes, aim):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _merge(sizes, out, load_a, count_a, load_b, count_b):  # type: ignore[no-untyped-def]
     """Write ``sizes`` to ``out`` in order after expert a gave a copy to expert b."""
     old_a, old_b = load_a / count_a, load_b / count_b

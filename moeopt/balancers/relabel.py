@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from moeopt.balancers.contiguous import contiguous
 from moeopt.balancers.eplb import eplb
 from moeopt.placement import Placement
@@ -62,7 +62,7 @@ def _source_of_gpu(common: NDArray[np.int64], nodes: int) -> NDArray[np.intp]:
     return source[new_node, old_node].ravel()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _count_common(new, old, common):  # type: ignore[no-untyped-def]
     """``common[layer, a, b]``: copies that new GPU ``a`` and old GPU ``b`` both hold."""
     layers, gpus, experts = new.shape

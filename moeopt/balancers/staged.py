@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from moeopt.replication import replicate
+from moeopt._kernel import kernel
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+from moeopt.replication import replicate
 
 Pack = Callable[[NDArray[Any], int], NDArray[np.int64]]
 """``pack(weight [rows, items], num_packs) -> slot [rows, items]``: equally many items per pack;
@@ -79,7 +79,7 @@ def _experts_by_node(group_slot: NDArray[np.int64], experts: int) -> NDArray[np.
     return member
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _assemble(member, expert, slot, num_nodes, phy2log):  # type: ignore[no-untyped-def]
     """Write every replica into its slot, and turn node-local ids in ``expert`` and ``slot`` global."""
     rows, replicas = expert.shape

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from moeopt._kernel import kernel
 
 Floats = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ def pack_triples(
     return order[members] if found else None
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _uniform(state):  # type: ignore[no-untyped-def]
     """Uniform number in [0, 1) by xorshift."""
     word = state[0]
@@ -85,7 +86,7 @@ def _uniform(state):  # type: ignore[no-untyped-def]
     return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _table(size):  # type: ignore[no-untyped-def]
     """For every cell of [0, 1], the last of the rising sizes that begins in or below it."""
     table = np.empty(_CELLS + 1, dtype=np.int64)
@@ -97,7 +98,7 @@ def _table(size):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _close_greedily(size, price, owner, distinct, open_gpus, table, state, members, gpu, waste, loose):  # type: ignore[no-untyped-def]
     """Give the largest remaining replica the best of some random pairs; return closed GPUs and loose replicas."""
     free = np.ones(size.size, dtype=np.bool_)
@@ -132,7 +133,7 @@ def _close_greedily(size, price, owner, distinct, open_gpus, table, state, membe
     return closed, count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _finish(size, price, owner, distinct, loose, count, used, stack, budget, triples):  # type: ignore[no-untyped-def]
     """Partition the loose replicas (falling size) into triples that fit, by depth-first search."""
     last = count // 3 - 1
@@ -189,7 +190,7 @@ def _finish(size, price, owner, distinct, loose, count, used, stack, budget, tri
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, cooling, steps, seed, members):  # type: ignore[no-untyped-def]
     """Fill ``members`` with a partition of the replicas (rising size); whether one was found."""
     replicas, gpus = size.size, members.shape[0]

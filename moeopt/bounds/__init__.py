@@ -15,7 +15,7 @@ import numpy as np
 from moeopt.bounds._rounding import Floats, integral
 from moeopt.bounds.general import hottest_replica, hottest_with_companions, mean_load, moves_needed
 from moeopt.bounds.hierarchical import node_load
-from moeopt.bounds.partition import certified_kernel, hot_on_few_gpus, hottest_experts, kernel
+from moeopt.bounds.partition import certified_hottest_gpus, hot_on_few_gpus, hottest_experts, hottest_gpus
 from moeopt.problem import PlacementProblem
 
 BOUNDS: dict[str, Callable[[PlacementProblem], Floats]] = {
@@ -44,7 +44,7 @@ class Bound:
 def lower_bound(problem: PlacementProblem) -> Bound:
     """Best cheap bound on the problem's objective, per layer, and where it came from.
 
-    ``kernel`` can be sharper where a few experts dominate, and is dearer; ``solvers.solve`` tries it.
+    ``hottest_gpus`` can be sharper where a few experts dominate, and is dearer; ``solvers.solve`` tries it.
     """
     functions = BOUNDS if problem.objective == "makespan" else {"moves_needed": moves_needed}
     values = np.array([function(problem) for function in functions.values()])
@@ -61,12 +61,12 @@ def lower_bound(problem: PlacementProblem) -> Bound:
 __all__ = [
     "BOUNDS",
     "Bound",
-    "certified_kernel",
+    "certified_hottest_gpus",
     "hot_on_few_gpus",
+    "hottest_gpus",
     "hottest_replica",
     "hottest_with_companions",
     "integral",
-    "kernel",
     "lower_bound",
     "mean_load",
     "moves_needed",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.replication import replicate
 from moeopt.bounds._rounding import Floats, down, nothing, quotient, total_load
 from moeopt.problem import PlacementProblem
+from moeopt.replication import replicate
 
 
 def mean_load(problem: PlacementProblem) -> Floats:

@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from moeopt.bounds._rounding import Floats, integral
 from moeopt.problem import PlacementProblem
 
 _MAX_HOT_PAIRS = 4_000_000
 """How many (j, q) ``hot_on_few_gpus`` looks at in a layer; every j gives a bound, so fewer stay valid."""
 
-_MAX_KERNEL = 6
-"""Most hot experts ``kernel`` looks at."""
+_MOST_HOT = 6
+"""Most hot experts ``hottest_gpus`` looks at."""
 
 _MAX_NODES = 20_000
 
@@ -46,7 +46,7 @@ def hot_on_few_gpus(problem: PlacementProblem) -> Floats:
     return _rounded(_hottest(problem)[0], problem)
 
 
-def kernel(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> Floats:
+def hottest_gpus(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> Floats:
     """Bound from solving the GPUs of the ``j`` hottest experts exactly, ``2 <= j <= 6``; partitions only.
 
     Proof: either the ``j`` hottest sit on ``j`` different GPUs. Their companions are ``j(k-1)`` other
@@ -58,7 +58,7 @@ def kernel(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> Floats:
     for every ``j``. A search that grows beyond ``max_nodes`` gives no bound; the default costs about a
     millisecond a layer, ten times as many nodes settle almost every recorded layer.
     """
-    return certified_kernel(problem, max_nodes=max_nodes)[0]
+    return certified_hottest_gpus(problem, max_nodes=max_nodes)[0]
 
 
 def hottest_experts(problem: PlacementProblem) -> list[list[int]]:
@@ -66,10 +66,12 @@ def hottest_experts(problem: PlacementProblem) -> list[list[int]]:
     return _ids(problem, _hottest(problem)[1])
 
 
-def certified_kernel(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> tuple[Floats, list[dict[str, Any]]]:
-    """``kernel`` and what proves it again, per layer: the hottest experts whose formula and search to repeat."""
-    value, hot = _kernels(problem, max_nodes)
-    certificates = [{"method": "kernel", "hottest": experts} for experts in _ids(problem, hot)]
+def certified_hottest_gpus(
+    problem: PlacementProblem, *, max_nodes: int = _MAX_NODES
+) -> tuple[Floats, list[dict[str, Any]]]:
+    """``hottest_gpus`` and what proves it again, per layer: the hottest experts whose formula and search to repeat."""
+    value, hot = _hottest_gpus(problem, max_nodes)
+    certificates = [{"method": "hottest_gpus", "hottest": experts} for experts in _ids(problem, hot)]
     return _rounded(value, problem), certificates
 
 
@@ -103,11 +105,11 @@ def _hottest(problem: PlacementProblem) -> tuple[Floats, NDArray[np.int64]]:
     return value, hot
 
 
-def _kernels(problem: PlacementProblem, max_nodes: int) -> tuple[Floats, NDArray[np.int64]]:
+def _hottest_gpus(problem: PlacementProblem, max_nodes: int) -> tuple[Floats, NDArray[np.int64]]:
     value, hot = _nothing(problem)
     if problem.num_redundant == 0 and problem.num_gpus > 1 and problem.slots_per_gpu > 1:
         known = _hottest(problem)[0]
-        _kernel(_descending(problem), problem.num_gpus, known, integral(problem), max_nodes, value, hot)
+        _solve_hottest(_descending(problem), problem.num_gpus, known, integral(problem), max_nodes, value, hot)
     return value, hot
 
 
@@ -130,7 +132,7 @@ def _rounded(value: Floats, problem: PlacementProblem) -> Floats:
     return value * (1 - (2 * problem.num_experts + 8) * problem.num_gpus * 2.0**-53)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _few(j, q, m, k, largest, smallest, whole):  # type: ignore[no-untyped-def]
     """Bound for the ``j`` hottest experts on exactly ``q`` GPUs."""
     average = (largest[j] + smallest[q * k - j]) / q
@@ -140,7 +142,7 @@ def _few(j, q, m, k, largest, smallest, whole):  # type: ignore[no-untyped-def]
     return max(average, largest[j] - largest[j - i] + smallest[k - i])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prefixes(weight):  # type: ignore[no-untyped-def]
     """Sums of the t largest and of the t smallest of descending ``weight``."""
     n = weight.size
@@ -152,7 +154,7 @@ def _prefixes(weight):  # type: ignore[no-untyped-def]
     return largest, smallest
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hot_on_few_gpus(weights, m, stride, whole, value, hot):  # type: ignore[no-untyped-def]
     """Fill ``value`` with the best bound of every layer and ``hot`` with its j."""
     layers, n = weights.shape
@@ -173,15 +175,15 @@ def _hot_on_few_gpus(weights, m, stride, whole, value, hot):  # type: ignore[no-
         hot[layer] = best_j
 
 
-@njit(cache=True, nogil=True)
-def _kernel(weights, m, known, whole, max_nodes, value, hot):  # type: ignore[no-untyped-def]
-    """Fill ``value`` and ``hot`` where a kernel proves more than ``known``."""
+@kernel
+def _solve_hottest(weights, m, known, whole, max_nodes, value, hot):  # type: ignore[no-untyped-def]
+    """Fill ``value`` and ``hot`` where the hottest experts' GPUs prove more than ``known``."""
     layers, n = weights.shape
     k = n // m
     for layer in range(layers):
         largest, smallest = _prefixes(weights[layer])
         best = known[layer]
-        for j in range(2, min(m, _MAX_KERNEL) + 1):
+        for j in range(2, min(m, _MOST_HOT) + 1):
             ceiling = np.inf
             for q in range(j - 1, (j + k - 1) // k - 1, -1):
                 ceiling = min(ceiling, _few(j, q, m, k, largest, smallest, whole))
@@ -194,7 +196,7 @@ def _kernel(weights, m, known, whole, max_nodes, value, hot):  # type: ignore[no
                 hot[layer] = j
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _deal(weight, j, k, floor, ceiling, max_nodes):  # type: ignore[no-untyped-def]
     """Least makespan of dealing the lightest experts to the j hottest, or ``ceiling`` if that is smaller.
 
@@ -259,7 +261,7 @@ def _deal(weight, j, k, floor, ceiling, max_nodes):  # type: ignore[no-untyped-d
     return incumbent
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fullest_set(weights, num_sets, known, max_nodes, reached):  # type: ignore[no-untyped-def]
     """Deal all items of every layer to sets that hold nothing but a weightless first item."""
     size = weights.shape[1] // num_sets

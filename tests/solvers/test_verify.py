@@ -87,7 +87,7 @@ def test_every_combinatorial_bound_is_proven_exactly(seed):
     if problem.objective == "moves":
         functions = {"moves_needed": bounds.moves_needed}
     else:
-        functions = {**bounds.BOUNDS, "kernel": bounds.kernel}
+        functions = {**bounds.BOUNDS, "hottest_gpus": bounds.hottest_gpus}
     for name, function in functions.items():
         value = function(problem)[0]
         if np.isnan(value):
@@ -95,8 +95,8 @@ def test_every_combinatorial_bound_is_proven_exactly(seed):
         certificate = {"method": name}
         if name == "hot_on_few_gpus":
             certificate["hottest"] = bounds.partition.hottest_experts(problem)[0]
-        if name == "kernel":
-            certificate = bounds.certified_kernel(problem)[1][0]
+        if name == "hottest_gpus":
+            certificate = bounds.certified_hottest_gpus(problem)[1][0]
         verdict = verify(problem, claim(problem, value, certificate)).layers[0]
         assert verdict.bound == "proven", f"{name}: {verdict.reason}"
 
@@ -113,7 +113,7 @@ def test_no_certificate_proves_more_than_the_optimum(seed):
     by_load = np.argsort(-problem.load.values[0], kind="stable").tolist()
     forged = [{"method": name} for name in ("mean_load", "hottest_replica", "hottest_with_companions", "node_load")]
     forged += [{"method": "hottest_replica", "group": group} for group in range(problem.num_groups)]
-    for method in ("hot_on_few_gpus", "kernel"):
+    for method in ("hot_on_few_gpus", "hottest_gpus"):
         forged += [{"method": method, "hottest": by_load[:j]} for j in range(1, problem.num_experts + 1)]
     for certificate in forged:
         assert not accepts(problem, above, certificate), certificate
@@ -216,7 +216,7 @@ BOUNDS = [
     (PARTITION, {"method": "hottest_replica"}),
     (PARTITION, {"method": "hottest_with_companions"}),
     (PARTITION, {"method": "hot_on_few_gpus", "hottest": [0, 1, 2, 3]}),
-    (PARTITION, {"method": "kernel", "hottest": [0, 1, 2]}),
+    (PARTITION, {"method": "hottest_gpus", "hottest": [0, 1, 2]}),
     (REPLICATED, {"method": "mean_load"}),
     (REPLICATED, {"method": "hottest_replica"}),
     (REPLICATED, {"method": "hottest_with_companions"}),
@@ -256,7 +256,7 @@ def test_the_largest_value_proven_is_the_formulas_own():
         [[0]],
     ],
 )
-@pytest.mark.parametrize("method", ["hot_on_few_gpus", "kernel"])
+@pytest.mark.parametrize("method", ["hot_on_few_gpus", "hottest_gpus"])
 def test_a_wrong_list_of_hottest_experts_is_rejected(method, hottest):
     value = largest_proven(PARTITION, {"method": method, "hottest": [0, 1, 2, 3]}, 0.0, 1000.0)
     assert not accepts(PARTITION, value, {"method": method, "hottest": hottest})
@@ -265,14 +265,14 @@ def test_a_wrong_list_of_hottest_experts_is_rejected(method, hottest):
 def test_partition_certificates_prove_nothing_where_there_are_replicas():
     problem = PlacementProblem([[40, 39, 38, 20, 11, 10]], 4, 8)
     assert not accepts(problem, 1.0, {"method": "hot_on_few_gpus", "hottest": [0]})
-    assert not accepts(problem, 1.0, {"method": "kernel", "hottest": [0, 1]})
+    assert not accepts(problem, 1.0, {"method": "hottest_gpus", "hottest": [0, 1]})
     assert not accepts(problem, 1.0, {"method": "node_load"})
 
 
-def test_a_kernel_too_large_to_search_is_left_undecided(monkeypatch):
+def test_hottest_gpus_too_large_to_search_is_left_undecided(monkeypatch):
     problem, certificate = (
         PlacementProblem([[26, 26, 26, 11, 10, 8, 6, 5, 1]], 3),
-        {"method": "kernel", "hottest": [0, 1, 2]},
+        {"method": "hottest_gpus", "hottest": [0, 1, 2]},
     )
     assert not accepts(problem, 41.0, certificate | {"method": "hot_on_few_gpus"})
     assert accepts(problem, 41.0, certificate)
@@ -360,7 +360,7 @@ def test_the_certificate_of_another_layer_is_rejected():
     "certificate",
     [
         {}, [], "mean_load", 7, {"method": None}, {"method": ["mean_load"]}, {"method": "trust_me"},
-        {"Method": "mean_load"}, {"method": "cpsat"}, {"method": "moves_needed"}, {"method": "kernel"},
+        {"Method": "mean_load"}, {"method": "cpsat"}, {"method": "moves_needed"}, {"method": "hottest_gpus"},
         {"method": "hottest_replica", "group": 99}, {"method": "hottest_replica", "group": -1},
         {"method": "hottest_replica", "group": 10**5000}, {"method": "hottest_replica", "group": "0"},
         {"method": "pairing_lp"}, {"method": "pairing_lp", "threshold": 10**400, "rounds": []},
