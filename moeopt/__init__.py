@@ -1,25 +1,41 @@
 """The yardstick for Mixture-of-Experts expert placement."""
 
+from moeopt.bounds import Bound
 from moeopt.compare import compare
 from moeopt.eplb_api import rebalance_experts
-from moeopt.errors import InputError, MoeoptError, PlacementError, TraceError, UnsupportedError
+from moeopt.errors import (
+    ContradictionError,
+    InputError,
+    MoeoptError,
+    NoPlacementError,
+    PlacementError,
+    TraceError,
+    UnsupportedError,
+)
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import Solution, SolveStatus, gap_to_bound
+from moeopt.solution import Solution, SolveStatus, Stop, gap_to_bound
+from moeopt.verify import verify, verify_bound
 
 __all__ = [
+    "Bound",
+    "ContradictionError",
     "InputError",
     "LoadMatrix",
     "MoeoptError",
+    "NoPlacementError",
     "Placement",
     "PlacementError",
     "PlacementProblem",
     "Solution",
     "SolveStatus",
+    "Stop",
     "TraceError",
     "UnsupportedError",
     "compare",
     "gap_to_bound",
     "rebalance_experts",
+    "verify",
+    "verify_bound",
 ]

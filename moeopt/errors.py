@@ -23,3 +23,11 @@ class VerificationError(MoeoptError):
 
 class UnsupportedError(InputError):
     """A method cannot take this problem; the message is the reason a report shows."""
+
+
+class NoPlacementError(MoeoptError):
+    """A method found no placement that keeps the problem's limits; names the layers."""
+
+
+class ContradictionError(MoeoptError):
+    """Two claims about one layer cannot both be true; names the layer and both claims."""

@@ -53,7 +53,7 @@ def mean_load(gpu_load: Floats) -> Floats:
 def imbalance(gpu_load: Floats) -> Floats:
     """Max / mean GPU load, ``[layers]``, >= 1; 1 for a layer without load."""
     mean = mean_load(gpu_load)
-    return np.divide(makespan(gpu_load), mean, out=np.ones_like(mean), where=mean > 0)
+    return np.divide(makespan(gpu_load), mean, out=np.ones_like(mean), where=~(mean <= 0))
 
 
 def balancedness(gpu_load: Floats) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import metrics
+from moeopt._arguments import integer, shown
 from moeopt._arrays import ArrayFields, LayerIndex, frozen, layer_indices, to_numpy
 from moeopt.errors import InputError, PlacementError
 from moeopt.load import LoadMatrix, as_load
@@ -90,7 +91,7 @@ class PlacementProblem(ArrayFields):
         if self.num_slots is None:
             object.__setattr__(self, "num_slots", self.load.num_experts)
         for name in ("num_gpus", "num_slots", "num_nodes", "num_groups"):
-            object.__setattr__(self, name, _integer(name, getattr(self, name), minimum=1))
+            object.__setattr__(self, name, integer(name, getattr(self, name), minimum=1))
         self._check_shape()
         self._check_moves()
 
@@ -126,7 +127,7 @@ class PlacementProblem(ArrayFields):
             if getattr(self, name) is not None and self.reference is None:
                 raise InputError(f"{name} needs a reference placement to count moves from")
         if self.max_moves is not None:
-            object.__setattr__(self, "max_moves", _integer("max_moves", self.max_moves, minimum=0))
+            object.__setattr__(self, "max_moves", integer("max_moves", self.max_moves, minimum=0))
         if self.max_makespan is not None:
             if self.max_moves is not None:
                 raise InputError("max_moves and max_makespan exclude each other: one is limited, one minimised")
@@ -134,7 +135,7 @@ class PlacementProblem(ArrayFields):
             if ceiling.ndim > 1 or ceiling.size not in (1, self.num_layers):
                 raise InputError(f"max_makespan must be a number or [{self.num_layers}], got shape {ceiling.shape}")
             if not np.all(np.isfinite(ceiling) & (ceiling >= 0)):
-                raise InputError(f"max_makespan must be finite and >= 0, got {self.max_makespan}")
+                raise InputError(f"max_makespan must be finite and >= 0, got {shown(ceiling.tolist())}")
             object.__setattr__(self, "max_makespan", frozen(np.broadcast_to(ceiling, (self.num_layers,))))
 
     @property
@@ -174,6 +175,16 @@ class PlacementProblem(ArrayFields):
         return "makespan" if self.max_makespan is None else "moves"
 
     @property
+    def ceiling(self) -> NDArray[np.float64]:
+        """``[layers]`` load that no GPU may exceed: ``max_makespan`` and the rounding of float sums, or infinity.
+
+        The one place where that slack is added: whatever compares with the ceiling reads it here.
+        """
+        if self.max_makespan is None:
+            return np.full(self.num_layers, np.inf)
+        return self.max_makespan * (1 + metrics.FLOAT_SLACK)
+
+    @property
     def max_replicas(self) -> int:
         """The most copies any feasible placement can give one expert."""
         nodes = self.num_nodes if self.hierarchical else 1
@@ -206,8 +217,10 @@ class PlacementProblem(ArrayFields):
         """Raise PlacementError unless ``placement`` keeps every rule of this problem.
 
         The message names the layer (the trace's own id), the rule and the numbers.
-        O(layers * gpus * experts).
+        O(layers * slots * log slots_per_gpu).
         """
+        if not isinstance(placement, Placement):
+            raise PlacementError(f"placement must be a Placement, got {type(placement).__name__}")
         for name in ("num_layers", "num_experts", "num_gpus", "num_slots"):
             if getattr(placement, name) != getattr(self, name):
                 raise PlacementError(f"placement has {name}={getattr(placement, name)}, not {getattr(self, name)}")
@@ -215,21 +228,27 @@ class PlacementProblem(ArrayFields):
         if not self.allow_empty_slots:
             self._refuse(placement.phy2log < 0, "slot {1} is empty, and allow_empty_slots=False")
         if not self.allow_colocated:
-            self._refuse(placement.copies > 1, "GPU {1} holds expert {2} twice, and allow_colocated=False")
+            held = np.sort(placement.by_gpu, axis=2)
+            twice = (held[:, :, 1:] == held[:, :, :-1]) & (held[:, :, 1:] >= 0)
+            self._refuse(twice, "GPU {1} holds expert {value} twice, and allow_colocated=False", held[:, :, 1:])
         if self.hierarchical:
             self._check_groups(placement)
         if self.max_moves is not None:
             assert self.reference is not None
             moves = metrics.moves(self.reference, placement)
-            self._refuse(moves > self.max_moves, f"moves exceed max_moves={self.max_moves}", moves)
+            self._refuse(moves > self.max_moves, f"moves exceed max_moves={self.max_moves} ({{value}})", moves)
         if self.max_makespan is not None:
             makespan = metrics.makespan(metrics.gpu_load(self.load, placement))
-            over = makespan > self.max_makespan * (1 + metrics.FLOAT_SLACK)
-            self._refuse(over, "makespan exceeds max_makespan", makespan)
+            # what keeps the ceiling exactly may be summed to a little more
+            over = makespan * (1 - self.slots_per_gpu * 2.0**-52) > self.ceiling
+            self._refuse(over, "makespan exceeds max_makespan ({value})", makespan)
 
     def _check_groups(self, placement: Placement) -> None:
-        per_node = placement.copies.reshape(self.num_layers, self.num_nodes, -1, self.num_experts).sum(axis=2)
-        hosts = per_node.reshape(self.num_layers, self.num_nodes, self.num_groups, -1).any(axis=3)
+        hosts = np.zeros((self.num_layers, self.num_nodes, self.num_groups + 1), dtype=bool)
+        group = np.append(self.group_of_expert, self.num_groups)  # an empty slot, -1, is in none
+        node = np.repeat(self.node_of_gpu, self.slots_per_gpu)
+        hosts[np.arange(self.num_layers)[:, None], node, group[placement.phy2log]] = True
+        hosts = hosts[:, :, : self.num_groups]
         self._refuse(hosts.sum(axis=1) != 1, "group {1} is spread over several nodes")
         share = self.num_groups // self.num_nodes
         self._refuse(hosts.sum(axis=2) != share, f"node {{1}} does not host exactly {share} groups")
@@ -237,17 +256,29 @@ class PlacementProblem(ArrayFields):
     def _refuse(self, bad: NDArray[np.bool_], rule: str, values: NDArray[Any] | None = None) -> None:
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
-            numbers = "" if values is None else f" ({values[where]})"
-            raise PlacementError(f"layer {self.load.layer_ids[where[0]]}: {rule.format(*where)}{numbers}")
+            value = None if values is None else values[where]
+            raise PlacementError(f"layer {self.load.layer_ids[where[0]]}: {rule.format(*where, value=value)}")
 
-
-def _integer(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputError(f"{name} must be an integer, got {value!r}")
-    number = int(value)
-    if number < minimum:
-        raise InputError(f"{name} must be >= {minimum}, got {number}")
-    return number
+    def __str__(self) -> str:
+        spare = f", {self.num_redundant} redundant" if self.num_redundant else ""
+        lines = [
+            f"PlacementProblem: {self.num_layers} layers of {self.num_experts} experts ({self.load.source}) "
+            f"on {self.num_gpus} GPUs with {self.slots_per_gpu} slots each{spare}"
+        ]
+        rules = []
+        if self.hierarchical:
+            rules.append(f"{self.num_groups} groups kept whole on {self.num_nodes} nodes")
+        rules.append(f"copies of an expert {'may' if self.allow_colocated else 'must not'} share a GPU")
+        rules.append(f"slots {'may' if self.allow_empty_slots else 'must not'} stay empty")
+        if self.max_moves is not None:
+            rules.append(f"at most {self.max_moves} moves from the reference")
+        lines.append("rules: " + "; ".join(rules))
+        lines.append(
+            "objective: least load of the fullest GPU"
+            if self.objective == "makespan"
+            else "objective: fewest moves from the reference within max_makespan"
+        )
+        return "\n".join(lines)
 
 
 def _multiple(name: str, value: int, of: str, divisor: int) -> None:

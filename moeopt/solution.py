@@ -1,18 +1,22 @@
-"""Solution: what a method found, what is proven about it, and how the two are told apart."""
+"""Solution: what is known about the layers of a problem, and what follows from it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds, metrics
 from moeopt._arrays import ArrayFields, LayerIndex, frozen, layer_indices
-from moeopt.placement import Placement
+from moeopt.bounds import Bound, Certificate
+from moeopt.errors import ContradictionError, InputError
+from moeopt.placement import Placement, as_placement
 from moeopt.problem import PlacementProblem
 
 DEFAULT_GAP = 1e-4
@@ -23,10 +27,10 @@ FLOAT_RESOLUTION = 1e-6
 
 
 class SolveStatus(StrEnum):
-    """OPTIMAL: within the stated gap of a proven bound. FEASIBLE: a placement, not that close.
+    """OPTIMAL: within the stated tolerance of a proven bound. FEASIBLE: a placement, not that close.
 
-    INFEASIBLE: proven that no placement exists. NO_SOLUTION: time ran out with neither.
-    ERROR: the back end failed. SKIPPED: the method cannot take this problem.
+    INFEASIBLE: proven that no placement exists. NO_SOLUTION: the method ended with neither.
+    ERROR: the method failed. SKIPPED: the method does not take this problem.
     """
 
     OPTIMAL = "OPTIMAL"
@@ -37,165 +41,315 @@ class SolveStatus(StrEnum):
     SKIPPED = "SKIPPED"
 
 
+class Stop(StrEnum):
+    """Why the work on a layer ended, whatever was found by then."""
+
+    DONE = "done"
+    TIME_LIMIT = "time limit"
+    INFEASIBLE = "infeasible"
+    SKIPPED = "skipped"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, eq=False)
 class Solution(ArrayFields):
-    """What a method returns when it knows more than a placement; every array is ``[layers]``.
+    """What is known about every layer of a problem: a placement, a bound, why the work ended, the time it took.
+
+    Methods hand this one value to each other. Nothing in it is a claim about the placement: makespan,
+    moves, gap and status are computed here, by ``metrics``, when they are asked for.
 
     Parameters
     ----------
+    problem
+        The problem that all of it speaks of.
     placement
-        The best placement found; a layer without one is all -1; None if no layer has one.
-    status
-        What is proven, per layer.
-    makespan
-        Recomputed from the placement by ``metrics``; NaN without one.
-    moves
-        Moves from ``problem.reference``; NaN without placement or reference.
-    objective
-        ``makespan`` or ``moves``, whichever the problem minimises.
-    lower_bound, bound_source
-        Proven bound on the objective (NaN = unknown), and what proves it.
-    runtime
-        Seconds spent on each layer.
+        The best placement known, or ``[layers, slots]``; a layer without one is all -1; None if no layer has one.
+    bound
+        What is proven about the objective; by default nothing.
+    stop
+        Why the work on each layer ended; one value stands for all layers.
     note
-        What a reader should know about a layer, e.g. why it was skipped.
-    certificate
-        What lets an outsider re-check the bound, as JSON-able dicts; None where the bound rests
-        on a solver's search.
+        What a reader should know about each layer, for example why it was skipped; likewise.
+    runtime
+        Seconds spent on each layer; likewise.
+    tolerance
+        Relative distance from the bound at which a placement is OPTIMAL, never finer than ``FLOAT_RESOLUTION``.
+
+    Raises
+    ------
+    PlacementError
+        If the placement of a layer breaks a rule of the problem.
+    InputError
+        If anything has another number of layers than the problem.
+
+    Examples
+    --------
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2)
+    >>> found = Solution(problem, [[0, 3, 1, 2]], bounds.lower_bound(problem))
+    >>> found.status[0].name, found.makespan.tolist(), found.bound_source
+    ('OPTIMAL', [11.0], ('hottest_with_companions',))
     """
 
-    placement: Placement | None
-    status: tuple[SolveStatus, ...]
-    makespan: NDArray[np.float64]
-    moves: NDArray[np.float64]
-    objective: NDArray[np.float64]
-    lower_bound: NDArray[np.float64]
-    bound_source: tuple[str, ...]
-    runtime: NDArray[np.float64]
-    note: tuple[str, ...]
-    certificate: tuple[dict[str, Any] | None, ...]
+    problem: PlacementProblem
+    placement: Placement | None = None
+    bound: Bound = None  # type: ignore[assignment]  # becomes one that says nothing
+    stop: tuple[Stop, ...] = (Stop.DONE,)
+    note: tuple[str, ...] = ("",)
+    runtime: NDArray[np.float64] = 0.0  # type: ignore[assignment]
+    tolerance: float = DEFAULT_GAP
+
+    if TYPE_CHECKING:  # what may be passed is wider than what is stored
+
+        def __init__(
+            self,
+            problem: PlacementProblem,
+            placement: Any = None,
+            bound: Bound | None = None,
+            stop: Stop | Sequence[Stop] = Stop.DONE,
+            note: str | Sequence[str] = "",
+            runtime: Any = 0.0,
+            tolerance: float = DEFAULT_GAP,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        layers = self.problem.num_layers
+        for name, single in (("stop", Stop), ("note", str)):
+            value = getattr(self, name)
+            values = (value,) if isinstance(value, single) else tuple(value)
+            object.__setattr__(self, name, values * layers if len(values) == 1 else values)
+        seconds = np.asarray(self.runtime, dtype=float)
+        object.__setattr__(self, "runtime", frozen(np.broadcast_to(seconds, layers) if seconds.size == 1 else seconds))
+        object.__setattr__(self, "bound", Bound.unknown(layers) if self.bound is None else self.bound)
+        for name in ("stop", "note", "runtime", "bound"):
+            if len(getattr(self, name)) != layers:
+                raise InputError(f"{name} must name every layer: {len(getattr(self, name))} for {layers} layers")
+        if self.placement is not None:
+            placement = as_placement(self.placement, self.problem.num_experts, self.problem.num_gpus)
+            placed = (placement.phy2log >= 0).any(axis=1)
+            object.__setattr__(self, "placement", placement if placed.any() else None)
+            if placed.all() or len(placement) != layers:
+                self.problem.check(placement)
+            elif placed.any():
+                self.problem[np.flatnonzero(placed)].check(placement[np.flatnonzero(placed)])
 
     @property
     def num_layers(self) -> int:
         """Layers."""
-        return len(self.status)
+        return self.problem.num_layers
+
+    @cached_property
+    def solved(self) -> NDArray[np.intp]:
+        """Numbers of the layers that have a placement."""
+        if self.placement is None:
+            return np.zeros(0, dtype=np.intp)
+        return np.flatnonzero((self.placement.phy2log >= 0).any(axis=1))
+
+    @cached_property
+    def gpu_load(self) -> NDArray[np.float64]:
+        """``[layers, gpus]`` load of every GPU in tokens; NaN without a placement."""
+        load = np.full((self.num_layers, self.problem.num_gpus), np.nan)
+        if self.placement is not None:
+            load[self.solved] = metrics.gpu_load(self.problem.load[self.solved], self.placement[self.solved])
+        return frozen(load)
+
+    @cached_property
+    def makespan(self) -> NDArray[np.float64]:
+        """``[layers]`` load of the fullest GPU in tokens; NaN without a placement."""
+        return frozen(metrics.makespan(self.gpu_load))
+
+    @cached_property
+    def moves(self) -> NDArray[np.float64]:
+        """``[layers]`` moves from ``problem.reference``; NaN without placement or reference."""
+        moves = np.full(self.num_layers, np.nan)
+        if self.placement is not None and self.problem.reference is not None:
+            moves[self.solved] = metrics.moves(self.problem.reference[self.solved], self.placement[self.solved])
+        return frozen(moves)
+
+    @property
+    def objective(self) -> NDArray[np.float64]:
+        """``[layers]`` makespan or moves, whichever the problem minimises."""
+        return self.makespan if self.problem.objective == "makespan" else self.moves
+
+    @property
+    def lower_bound(self) -> NDArray[np.float64]:
+        """``[layers]`` proven bound on the objective; NaN = unknown."""
+        return self.bound.value
+
+    @property
+    def bound_source(self) -> tuple[str, ...]:
+        """What proves the bound, per layer."""
+        return self.bound.source
+
+    @property
+    def certificate(self) -> tuple[Certificate | None, ...]:
+        """What lets an outsider prove the bound again; None where it rests on a solver's search."""
+        return self.bound.certificate
 
     @property
     def gap(self) -> NDArray[np.float64]:
         """``objective / lower_bound - 1`` per layer; NaN where either is unknown."""
         return metrics.gap(self.objective, self.lower_bound)
 
+    @cached_property
+    def status(self) -> tuple[SolveStatus, ...]:
+        """What is proven, per layer."""
+        gaps = self.gap
+        return tuple(
+            decide(bool(has), float(gap), stop, self.tolerance)
+            for has, gap, stop in zip(~np.isnan(self.makespan), gaps, self.stop, strict=True)
+        )
+
     @property
     def is_optimal(self) -> bool:
         """Whether every layer is proven optimal."""
         return all(status is SolveStatus.OPTIMAL for status in self.status)
+
+    @property
+    def still_open(self) -> NDArray[np.intp]:
+        """Numbers of the layers that are neither optimal nor proven infeasible."""
+        closed = (SolveStatus.OPTIMAL, SolveStatus.INFEASIBLE)
+        return np.flatnonzero([status not in closed for status in self.status])
+
+    def join(self, later: Solution) -> Solution:
+        """Put together what two methods know about the same problem.
+
+        Layer by layer the better placement (this one where they are equally good) and the better
+        bound; the seconds of both; why the later one ended, and the notes of both. A bound that
+        stands above a placement by no more than a floating-point solver's tolerance is lowered to it.
+
+        Raises
+        ------
+        ContradictionError
+            If a placement beats a bound, or stands where none is said to exist: one of the two is wrong.
+        """
+        mine, theirs = self.objective, later.objective
+        take = np.isnan(mine) | (theirs < mine)
+        rows = [
+            np.full((self.num_layers, self.problem.slots), -1) if s.placement is None else s.placement.phy2log
+            for s in (self, later)
+        ]
+        joined = replace(
+            self,
+            placement=np.where(take[:, None], rows[1], rows[0]),
+            bound=self.bound.join(later.bound),
+            stop=[
+                a if a is Stop.INFEASIBLE else b for a, b in zip(self.stop, later.stop, strict=True)
+            ],
+            note=[
+                a if b in a else "; ".join(filter(None, (a, b)))
+                for a, b in zip(self.note, later.note, strict=True)
+            ],
+            runtime=self.runtime + later.runtime,
+        )
+        return joined._consistent()
+
+    def ended(self, stop: Stop, note: str = "") -> Solution:
+        """Return the same knowledge, the work on all layers having ended for this reason."""
+        return replace(self, stop=stop, note=note or self.note)
+
+    def _consistent(self) -> Solution:
+        """Refuse contradictions, and lower bounds that exceed what is reached by rounding only."""
+        reached, value = self.objective, self.lower_bound
+        layers = self.problem.load.layer_ids
+        for layer in np.flatnonzero(reached < value * (1 - FLOAT_RESOLUTION)):
+            raise ContradictionError(
+                f"layer {layers[layer]} of {self.problem.load.source}: a placement reaches {reached[layer]:.12g}, "
+                f"below the lower bound {value[layer]:.12g} of {self.bound_source[layer]}; one of the two is wrong"
+            )
+        for layer in self.solved:
+            if self.stop[layer] is Stop.INFEASIBLE:
+                raise ContradictionError(
+                    f"layer {layers[layer]} of {self.problem.load.source}: one method says that no placement "
+                    "exists, and another has one"
+                )
+        if not (reached < value).any():
+            return self
+        lowered = np.where(reached < value, reached, value)
+        return replace(self, bound=Bound(lowered, self.bound_source, self.certificate))
 
     def __len__(self) -> int:
         return self.num_layers
 
     def __getitem__(self, index: LayerIndex) -> Solution:
         rows = layer_indices(index, self.num_layers)
-        return Solution(
+        return replace(
+            self,
+            problem=self.problem[rows],
             placement=None if self.placement is None else self.placement[rows],
-            status=tuple(self.status[i] for i in rows),
-            makespan=frozen(self.makespan[rows]),
-            moves=frozen(self.moves[rows]),
-            objective=frozen(self.objective[rows]),
-            lower_bound=frozen(self.lower_bound[rows]),
-            bound_source=tuple(self.bound_source[i] for i in rows),
-            runtime=frozen(self.runtime[rows]),
-            note=tuple(self.note[i] for i in rows),
-            certificate=tuple(self.certificate[i] for i in rows),
+            bound=self.bound[rows],
+            stop=[self.stop[i] for i in rows],
+            note=[self.note[i] for i in rows],
+            runtime=self.runtime[rows],
         )
 
+    def __str__(self) -> str:
+        objective = "load of the fullest GPU" if self.problem.objective == "makespan" else "moves"
+        counts = Counter(self.status)
+        told = ", ".join(f"{counts[status]} {status}" for status in SolveStatus if counts[status])
+        lines = [f"Solution of {self.num_layers} layers: {told}"]
+        if self.solved.size:
+            reached, bound = self.objective[self.solved], self.lower_bound[self.solved]
+            line = f"{objective}, sum over {len(reached)} layers: {reached.sum():.10g}"
+            if not np.isnan(bound).any():
+                line += f", at least {bound.sum():.10g}"
+            if not np.isnan(self.gap).all():
+                worst = int(np.nanargmax(self.gap))
+                line += f"; worst layer {self.problem.load.layer_ids[worst]}, {100 * self.gap[worst]:.3f} % at most"
+            lines.append(line)
+        sources = Counter(source for source in self.bound_source if source)
+        if sources:
+            lines.append("bounds by " + ", ".join(f"{name} ({n})" for name, n in sources.most_common()))
+        notes = Counter(note for note in self.note if note)
+        lines += [f"{note} ({n} layers)" for note, n in notes.most_common(3)]
+        stops = Counter(self.stop)
+        lines.append(f"{self.runtime.sum():.3g} s; ended: " + ", ".join(f"{s} ({n})" for s, n in stops.most_common()))
+        return "\n".join(lines)
 
-@dataclass(frozen=True)
-class LayerOutcome:
-    """What a back end says about one layer, before anybody believes it.
 
-    ``phy2log`` is a slot list or None; ``lower_bound`` is on the objective, None = unknown.
+def stack(problem: PlacementProblem, parts: Sequence[Solution]) -> Solution:
+    """Put solutions of the layers of ``problem``, in their order, together to one of all layers."""
+    known = [part.bound for part in parts]
+    rows = [
+        np.full((part.num_layers, problem.slots), -1) if part.placement is None else part.placement.phy2log
+        for part in parts
+    ]
+    return Solution(
+        problem,
+        np.concatenate(rows),
+        Bound(
+            np.concatenate([bound.value for bound in known]),
+            [source for bound in known for source in bound.source],
+            [certificate for bound in known for certificate in bound.certificate],
+        ),
+        [stop for part in parts for stop in part.stop],
+        [note for part in parts for note in part.note],
+        np.concatenate([part.runtime for part in parts]),
+        parts[0].tolerance,
+    )
+
+
+def decide(has_placement: bool, gap: float, stop: Stop, tolerance: float) -> SolveStatus:
+    """Decide a layer's status: the one place where that is done.
+
+    ``gap`` is the recomputed objective over the proven bound, less 1; NaN = unknown.
     """
-
-    phy2log: Any = None
-    lower_bound: float | None = None
-    bound_source: str = ""
-    status: SolveStatus | None = None
-    runtime: float = 0.0
-    note: str = ""
-    certificate: dict[str, Any] | None = None
+    if has_placement:
+        return SolveStatus.OPTIMAL if gap <= max(tolerance, FLOAT_RESOLUTION) else SolveStatus.FEASIBLE
+    ends = {Stop.INFEASIBLE: SolveStatus.INFEASIBLE, Stop.SKIPPED: SolveStatus.SKIPPED, Stop.ERROR: SolveStatus.ERROR}
+    return ends.get(stop, SolveStatus.NO_SOLUTION)
 
 
-def conclude(problem: PlacementProblem, outcomes: Sequence[LayerOutcome], gap: float = DEFAULT_GAP) -> Solution:
-    """Turn back ends' claims into a Solution: the one place where a status is decided.
+def gap_to_bound(problem: PlacementProblem, placement: Any) -> NDArray[np.float64]:
+    """How far every layer of ``placement`` is from the best possible, at most, ``[layers]``.
 
-    Placements are checked against the problem and scored by ``metrics``; the bound is the larger
-    of the back end's and the combinatorial one; OPTIMAL means the recomputed objective is within
-    ``gap`` of that bound (never finer than ``FLOAT_RESOLUTION``).
+    Measured against the combinatorial lower bounds, in milliseconds; an exact method's
+    ``Solution.lower_bound`` can be sharper. Takes a Placement or ``[layers, slots]``.
 
     Raises
     ------
     PlacementError
-        If a back end returned a placement that breaks the problem.
+        If the placement breaks the problem.
     """
-    found = np.array([outcome.phy2log is not None for outcome in outcomes])
-    rows = np.full((problem.num_layers, problem.slots), -1, dtype=np.int64)
-    makespan, moves = np.full((2, problem.num_layers), np.nan)
-    if found.any():
-        rows[found] = [outcome.phy2log for outcome in outcomes if outcome.phy2log is not None]
-        part, placed = problem, Placement(rows[found], problem.num_experts, problem.num_gpus)
-        if not found.all():
-            part = problem[np.flatnonzero(found)]
-        part.check(placed)
-        makespan[found] = metrics.makespan(metrics.gpu_load(part.load, placed))
-        if part.reference is not None:
-            moves[found] = metrics.moves(part.reference, placed)
-    objective = makespan if problem.objective == "makespan" else moves
-    combinatorial = bounds.lower_bound(problem)
-    lower, source, status = combinatorial.value.copy(), list(combinatorial.source), []
-    certificate: list[dict[str, Any] | None] = [None] * len(outcomes)
-    for layer, outcome in enumerate(outcomes):
-        claimed = np.nan if outcome.lower_bound is None else float(outcome.lower_bound)
-        if problem.objective == "moves":
-            claimed = np.ceil(claimed - FLOAT_RESOLUTION)
-        if outcome.status is SolveStatus.INFEASIBLE:
-            lower[layer], source[layer] = np.nan, ""
-        elif np.isnan(lower[layer]) or claimed > lower[layer] * (1 + metrics.FLOAT_SLACK):
-            lower[layer], source[layer] = claimed, outcome.bound_source
-            certificate[layer] = outcome.certificate
-        else:
-            certificate[layer] = combinatorial.certificate[layer]
-        status.append(_status(objective[layer], lower[layer], outcome.status, gap))
-    return Solution(
-        placement=Placement(rows, problem.num_experts, problem.num_gpus) if found.any() else None,
-        status=tuple(status),
-        makespan=frozen(makespan),
-        moves=frozen(moves),
-        objective=frozen(objective),
-        lower_bound=frozen(lower),
-        bound_source=tuple(source),
-        runtime=frozen(np.array([outcome.runtime for outcome in outcomes], dtype=float)),
-        note=tuple(outcome.note for outcome in outcomes),
-        certificate=tuple(certificate),
-    )
-
-
-def gap_to_bound(problem: PlacementProblem, placement: Placement) -> NDArray[np.float64]:
-    """How far every layer of ``placement`` is from the best possible, at most, ``[layers]``.
-
-    Measured against the combinatorial lower bounds, in milliseconds; an exact method's
-    ``Solution.lower_bound`` can be sharper.
-    """
+    placement = as_placement(placement, problem.num_experts, problem.num_gpus)
     problem.check(placement)
-    if problem.objective == "moves":
-        assert problem.reference is not None
-        return metrics.gap(metrics.moves(problem.reference, placement), bounds.lower_bound(problem).value)
-    makespan = metrics.makespan(metrics.gpu_load(problem.load, placement))
-    return metrics.gap(makespan, bounds.lower_bound(problem).value)
-
-
-def _status(objective: float, lower_bound: float, claimed: SolveStatus | None, gap: float) -> SolveStatus:
-    if np.isnan(objective):
-        return claimed or SolveStatus.NO_SOLUTION
-    if metrics.gap(objective, lower_bound) <= max(gap, FLOAT_RESOLUTION):
-        return SolveStatus.OPTIMAL
-    return SolveStatus.FEASIBLE
+    return Solution(problem, placement, bounds.lower_bound(problem)).gap

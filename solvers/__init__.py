@@ -7,10 +7,9 @@ from moeopt.solution import Solution
 from solvers.brute_force import solve_brute_force
 from solvers.configuration_lp import configuration_bound, solve_configuration
 from solvers.cpsat import solve_cpsat
-from solvers.ladder import solve
 from solvers.milp import solve_milp
 from solvers.pairing import solve_pairing
-from solvers.verify import Verification, verify
+from solvers.solve import solve
 
 SOLVERS: dict[str, Callable[..., Solution]] = {
     "solve": solve,
@@ -25,7 +24,6 @@ SOLVERS: dict[str, Callable[..., Solution]] = {
 
 __all__ = [
     "SOLVERS",
-    "Verification",
     "configuration_bound",
     "solve",
     "solve_brute_force",
@@ -33,5 +31,4 @@ __all__ = [
     "solve_cpsat",
     "solve_milp",
     "solve_pairing",
-    "verify",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from solvers._pairing_model import Columns
-from solvers.layers import Limits
+from solvers.drive import Limits
 
 
 @dataclass(frozen=True)

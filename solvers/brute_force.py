@@ -3,74 +3,81 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 
-from moeopt.errors import UnsupportedError
-from moeopt.placement import Placement
+from moeopt.bounds import Bound
+from moeopt.methods import refuses
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, LayerOutcome, Solution, SolveStatus
-from solvers.layers import Limits, solve_layers
+from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from solvers.drive import Hint, Limits, Progress, work
 
 MAX_EXPERTS = 12
 MAX_SLOTS = 24
 
 
+def _reason(problem: PlacementProblem) -> str:
+    if problem.num_experts <= MAX_EXPERTS and problem.slots <= MAX_SLOTS:
+        return ""
+    return f"takes at most {MAX_EXPERTS} experts and {MAX_SLOTS} slots, not {problem.num_experts} and {problem.slots}"
+
+
+@refuses(_reason)
 def solve_brute_force(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
     gap: float = DEFAULT_GAP,
     workers: int = 1,
-    hint: Placement | None = None,
+    hint: Hint | None = None,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
 ) -> Solution:
-    """Find the optimum of every layer by enumeration, sharing nothing with the other methods.
+    """Find the optimum of every layer by enumeration, without any bound, heuristic or hint.
 
-    Takes the arguments of every exact method; ``workers``, ``hint`` and ``seed`` change nothing,
-    since one exhaustive search in a fixed order needs none.
+    Parameters
+    ----------
+    problem
+        ``[layers, experts]`` loads of at most ``MAX_EXPERTS`` experts on ``MAX_SLOTS`` slots; every variant.
+    time_limit, gap, workers, hint, seed, jobs, budget, progress
+        As in :func:`solvers.cpsat.solve_cpsat`, but ``workers``, ``hint`` and ``seed`` change nothing, since one
+        exhaustive search in a fixed order needs none.
 
     Raises
     ------
     InputError
-        If an argument breaks its rule. Layers with more than ``MAX_EXPERTS`` experts or
-        ``MAX_SLOTS`` slots are SKIPPED.
+        If an argument breaks its rule; UnsupportedError for larger layers.
 
     Notes
     -----
     Experts are placed one after another, by falling load, on every multiset of GPUs; a branch is
-    cut when a GPU is already as full as in the best placement known. Exponential.
+    cut when a GPU is already as full as in the best placement known. Exact fractions. Exponential.
     """
-    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
+    limits = Limits(time_limit, gap, workers, seed)
+    nothing = Solution(problem, tolerance=limits.gap)
+    return work(nothing, _solve_layer, limits, jobs=jobs, budget=budget, progress=progress)
 
 
-def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
-    if problem.num_experts > MAX_EXPERTS or problem.slots > MAX_SLOTS:
-        raise UnsupportedError(
-            f"brute force takes at most {MAX_EXPERTS} experts and {MAX_SLOTS} slots, "
-            f"not {problem.num_experts} and {problem.slots}"
-        )
-    search = _Search(problem, limits.time_limit)
+def _solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    search = _Search(problem, limits)
     complete = search.run()
+    stop = Stop.DONE if complete else Stop.TIME_LIMIT
     if search.best is None:
-        return LayerOutcome(status=SolveStatus.INFEASIBLE if complete else SolveStatus.NO_SOLUTION)
+        return Solution(problem, stop=Stop.INFEASIBLE if complete else stop)
+    slots = [slot for gpu in search.best for slot in gpu + [-1] * (problem.slots_per_gpu - len(gpu))]
     value = search.best_value
-    bound = float(value) if Fraction(float(value)) <= value else math.nextafter(float(value), 0.0)
-    return LayerOutcome(
-        phy2log=[slot for gpu in search.best for slot in gpu + [-1] * (problem.slots_per_gpu - len(gpu))],
-        lower_bound=bound if complete else None,
-        bound_source="brute_force",
-    )
+    down = float(value) if Fraction(float(value)) <= value else math.nextafter(float(value), 0.0)
+    return Solution(problem, slots, Bound.of_layer(down if complete else None, "brute_force"), stop)
 
 
 class _Search:
     """Depth-first enumeration of one layer; loads are Fractions."""
 
-    def __init__(self, problem: PlacementProblem, time_limit: float | None) -> None:
+    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
         self.problem = problem
-        self.deadline = None if time_limit is None else time.perf_counter() + time_limit
+        self.limits = limits
         self.loads = [Fraction(value) for value in problem.load.values[0].tolist()]
         self.order = sorted(range(problem.num_experts), key=lambda e: -self.loads[e])
         self.group = problem.group_of_expert.tolist()
@@ -84,7 +91,7 @@ class _Search:
         if problem.reference is not None:
             for row in problem.reference.by_gpu[0].tolist():
                 self.reference.append({e: row.count(e) for e in row if e >= 0})
-        self.ceiling = None if problem.max_makespan is None else Fraction(problem.max_makespan[0])
+        self.ceiling = None if problem.max_makespan is None else Fraction(problem.ceiling[0])
 
     def run(self) -> bool:
         """Search; whether it was exhaustive."""
@@ -96,7 +103,7 @@ class _Search:
 
     def _place(self, depth: int) -> None:
         self.nodes_seen += 1
-        if self.deadline is not None and self.nodes_seen % 256 == 0 and time.perf_counter() > self.deadline:
+        if self.nodes_seen % 256 == 0 and self.limits.late:
             raise TimeoutError
         if depth == len(self.order):
             self._record()

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt import bounds
 from moeopt.balancers.triples import pack_triples
+from moeopt.bounds import Bound
 from moeopt.errors import InputError, UnsupportedError
-from moeopt.placement import Placement
+from moeopt.methods import refuses
 from moeopt.problem import PlacementProblem
 from moeopt.replication import replicate
-from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
+from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers._configuration_dual import ConfigurationBound, Dual
 from solvers._configuration_master import fill_contents
-from solvers.layers import Limits, heuristic_hint, solve_layers
+from solvers.drive import Hint, Limits, Progress, descended, drive
 
 Floats = NDArray[np.float64]
 
@@ -109,39 +108,45 @@ def _pairs(problem: PlacementProblem) -> int:
     return problem.num_experts * (problem.num_redundant + 1)
 
 
+def _reason(problem: PlacementProblem) -> str:
+    if problem.slots_per_gpu != 3:
+        return f"needs three slots per GPU, not {problem.slots_per_gpu}"
+    if problem.hierarchical:
+        return "knows no nodes and groups"
+    if problem.max_moves is not None or problem.objective == "moves":
+        return "neither limits nor minimises moves"
+    return ""
+
+
+@refuses(_reason)
 def solve_configuration(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
     gap: float = DEFAULT_GAP,
     workers: int = 1,
-    hint: Placement | None = None,
+    hint: Hint | None = None,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
 ) -> Solution:
-    """Near-optimal placement and configuration-LP bound for three slots a GPU.
+    """Near-optimal placement and configuration-LP bound for three slots per GPU.
 
     Parameters
     ----------
     problem
         ``[layers, experts]`` loads on GPUs of three slots; no hierarchy, no move limit.
-    time_limit
-        Seconds per layer; None = until a layer is closed or a hundred walks have failed.
-    gap
-        Relative distance to the bound at which a placement counts as optimal.
-    workers
-        Taken as every exact method does; this one has a single thread.
-    hint
-        A placement to do better than; the swap descent's by default.
-    seed
-        Seed of the walks.
-    jobs
-        Layers solved side by side, in processes.
+    time_limit, gap, workers, hint, seed, jobs, budget, progress
+        As in :func:`solvers.cpsat.solve_cpsat`. Without a time limit a layer ends when it is closed or a hundred
+        walks have failed; ``workers`` change nothing, since this method has a single thread.
 
     Raises
     ------
+    InputError
+        If an argument breaks its rule; PlacementError if the hint is not feasible.
     UnsupportedError
-        For another number of slots a GPU, a hierarchical or a move-limited problem.
+        For another number of slots per GPU, a hierarchical or a move-limited problem.
 
     Notes
     -----
@@ -152,17 +157,14 @@ def solve_configuration(
     (``fill_contents``), without a claim about what it does not find. Its primal solution proposes
     other counts for the walk, and its prices say which replicas must share a GPU.
     """
-    if problem.slots_per_gpu != 3:
-        raise UnsupportedError(f"solve_configuration needs 3 slots a GPU, got {problem.slots_per_gpu}")
-    if problem.hierarchical:
-        raise UnsupportedError("solve_configuration does not take hierarchical problems")
-    if problem.max_moves is not None or problem.objective == "moves":
-        raise UnsupportedError("solve_configuration does not limit or minimise moves")
-    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
+    limits = Limits(time_limit, gap, workers, seed)
+    return drive(problem, solve_layer, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
 
 
-def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
-    return _LayerSearch(problem, limits).run(hint)
+@refuses(_reason)
+def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Solve one layer, given what is known about it."""
+    return _LayerSearch(known, limits).run()
 
 
 _ROUNDS = ((32, 1, False), (1, 0, True), (32, 3, True), (8, 3, True), (3, 3, True), (1, 100, False))
@@ -181,33 +183,24 @@ _SCHEDULES = ((2.0, 0.8), (4.0, 0.6))
 class _LayerSearch:
     """One layer: the best placement so far, the best bound so far, and the steps that close the gap."""
 
-    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
-        self.problem = problem
+    def __init__(self, known: Solution, limits: Limits) -> None:
+        self.known, self.problem, self.limits = known, known.problem, limits
         self.random = np.random.default_rng(limits.seed)
         self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
-        self.deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
-        self.load = problem.load.values[0].astype(float)
-        self.bound = float(bounds.lower_bound(problem).value[0])
-        self.configuration: ConfigurationBound | None = None
+        self.load = self.problem.load.values[0].astype(float)
+        self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
+        self.proven = Bound.unknown(1)
         self.walks = 0
         self.makespan = math.inf
         self.phy2log: NDArray[np.int64] | None = None
 
-    def run(self, hint: Placement | None) -> LayerOutcome:
-        if hint is None:
-            hint = heuristic_hint(self.problem)
-        if hint is not None:
-            self._accept(hint.phy2log[0])
+    def run(self) -> Solution:
+        if self.known.placement is not None:
+            self._accept(self.known.placement.phy2log[0])
         self._pack_greedy_counts()
         if _pairs(self.problem) <= MAX_PAIRS[3]:
             self._use_relaxation()
-        proven = self.configuration is not None and self.configuration.value >= self.bound
-        return LayerOutcome(
-            phy2log=self.phy2log,
-            lower_bound=self.bound,
-            bound_source="configuration_lp" if proven else "",
-            certificate=self.configuration.certificate if proven and self.configuration else None,
-        )
+        return Solution(self.problem, self.phy2log, self.proven, self.limits.stop)
 
     def _use_relaxation(self) -> None:
         """Raise the bound and with it the ceiling; then take the relaxation's counts as well.
@@ -226,7 +219,7 @@ class _LayerSearch:
                 self._pack_relaxation(dual, looser, walks, branch)
 
     def _open(self) -> bool:
-        return not self._closed() and time.perf_counter() < self.deadline
+        return not self._closed() and not self.limits.late
 
     def _closed(self) -> bool:
         return self.makespan <= self.bound * (1 + self.gap)
@@ -253,7 +246,7 @@ class _LayerSearch:
     def _pack_relaxation(self, dual: Dual, looser: int, walks: int, branch: bool) -> None:
         """Round the LP's counts at a ceiling, and pack them by size and by price; or fill contents near its prices."""
         ceiling = self._ceiling(looser)
-        relaxation = dual.relax(ceiling, self.deadline)
+        relaxation = dual.relax(ceiling, self.limits.deadline)
         if relaxation is None:
             return
         for walk in range(walks):
@@ -262,7 +255,7 @@ class _LayerSearch:
             counts = self._round(relaxation.shares, draw=walk > 0)
             self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
         if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
-            seconds = min(_MASTER_SHARE * (self.deadline - time.perf_counter()), _MASTER_SECONDS)
+            seconds = min(_MASTER_SHARE * self.limits.left, _MASTER_SECONDS)
             full = not self.problem.allow_empty_slots
             phy2log = fill_contents(
                 self.load, self.problem.num_gpus, ceiling, relaxation.prices, full=full, seconds=seconds
@@ -317,6 +310,8 @@ class _LayerSearch:
 
     def _raise_bound(self, dual: Dual, highest: float) -> None:
         if self._open():
-            left = None if math.isinf(self.deadline) else max(self.deadline - time.perf_counter(), 0.0)
-            self.configuration = dual.climb(min(self.makespan / (1 + self.gap), highest), left)
-            self.bound = max(self.bound, self.configuration.value)
+            left = None if math.isinf(self.limits.deadline) else self.limits.left
+            found = dual.climb(min(self.makespan / (1 + self.gap), highest), left)
+            if found.value > self.bound:
+                self.bound = found.value
+                self.proven = Bound.of_layer(found.value, "configuration_lp", found.certificate)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 import numpy as np
 from ortools.sat.python import cp_model
 
+from moeopt._arguments import shown
+from moeopt.bounds import Bound
+from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, LayerOutcome, Solution, SolveStatus
+from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from solvers.drive import Hint, Limits, Progress, descended, drive
 from solvers.formulation import LayerModel, layer_model, slots_from_copies
-from solvers.layers import Limits, solve_layers
 
 _RESOLUTION = 2**45
-
-_STATUS = {
-    cp_model.OPTIMAL: None,
-    cp_model.FEASIBLE: None,
-    cp_model.INFEASIBLE: SolveStatus.INFEASIBLE,
-    cp_model.UNKNOWN: SolveStatus.NO_SOLUTION,
-    cp_model.MODEL_INVALID: SolveStatus.ERROR,
-}
 
 
 def solve_cpsat(
@@ -32,115 +29,144 @@ def solve_cpsat(
     time_limit: float | None = None,
     gap: float = DEFAULT_GAP,
     workers: int = 1,
-    hint: Placement | None = None,
+    hint: Hint | None = None,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Solution:
     """Solve every layer to proven optimality with OR-tools' CP-SAT.
 
     Parameters
     ----------
+    problem
+        ``[layers, experts]`` loads and the rules; every variant.
     time_limit
-        Seconds a layer; None = until optimal.
+        Seconds per layer, building the model included; None = until optimal.
     gap
         Relative gap at which a layer counts as optimal.
     workers
-        CP-SAT threads a layer. One worker with a fixed ``seed`` is reproducible unless the time
+        CP-SAT threads per layer. One worker with a fixed ``seed`` is reproducible unless a time
         limit strikes.
     hint
-        A placement to start from; by default the best heuristic's. Never returns a worse one.
+        A placement to start from (Placement or ``[layers, slots]``), or a Solution, whose bounds are
+        used too; by default the swap descent's placement. The answer is never worse.
+    seed
+        Of every random choice, 0 to 2**31 - 1.
     jobs
-        Layers solved side by side, in processes.
+        Layers at a time, through joblib, so that ``joblib.parallel_config`` chooses processes,
+        threads or a cluster. None = as joblib is configured, one where it is not.
+    budget
+        Seconds for all layers together; layers not begun by then are left with what is known.
+    progress
+        Called with the number of layers that have just been finished.
     log
         Called with every line of CP-SAT's log; silent without.
+
+    Returns
+    -------
+    Solution
+        The best placement and bound of every layer, whatever time it took. A layer whose model would be too
+        large to build is left with what is known, and a note.
 
     Raises
     ------
     InputError
         If an argument breaks its rule; PlacementError if the hint is not feasible.
-    UnsupportedError
-        If the model would be too large to build.
 
     Notes
     -----
     Loads become integers, rounded down, so a bound of the model is a bound on the true problem:
     exact for counts of partitions, and with replicas where the least common multiple of the
-    replica counts fits. The makespan's domain is [combinatorial bound, makespan of the hint].
+    replica counts fits. The objective's domain is [best bound known, best placement known].
 
     References
     ----------
     .. [1] L. Perron, F. Didier, "CP-SAT", Google, https://developers.google.com/optimization
     """
+    if log is not None and not callable(log):
+        raise InputError(f"log must be callable, got {shown(log)}")
     limits = Limits(time_limit, gap, workers, seed)
-    return solve_layers(problem, _SolveLayer(log), limits, hint, jobs)
+    method = solve_layer if log is None else partial(solve_layer, log=log)
+    return drive(problem, method, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
 
 
-class _SolveLayer:
-    """Solves one layer; an object, so that it can travel to a worker process."""
-
-    def __init__(self, log: Callable[[str], None] | None) -> None:
-        self.log = log
-
-    def __call__(self, problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
-        model = _CpModel(layer_model(problem, hint))
-        solver = cp_model.CpSolver()
-        parameters = solver.parameters
-        parameters.num_workers = limits.workers
-        parameters.random_seed = limits.seed
-        parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
-        parameters.catch_sigint_signal = False
-        if limits.time_limit is not None:
-            parameters.max_time_in_seconds = limits.time_limit
-        if self.log is not None:
-            parameters.log_search_progress = True
-            parameters.log_to_stdout = False
-            solver.log_callback = self.log
-        status = solver.solve(model.cp)
-        found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
-        infeasible = status == cp_model.INFEASIBLE
-        return LayerOutcome(
-            phy2log=model.phy2log(solver) if found else None,
-            lower_bound=None if infeasible else model.lower_bound(solver.best_objective_bound),
-            bound_source="cpsat",
-            status=_STATUS[status],
-            note=solver.status_name() if status == cp_model.MODEL_INVALID else "",
-        )
+def solve_layer(
+    problem: PlacementProblem, known: Solution, limits: Limits, log: Callable[[str], None] | None = None
+) -> Solution:
+    """Solve one layer, given what is known about it."""
+    data = layer_model(known)
+    if data.too_large:
+        return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
+    model = _CpModel(data)
+    if not model.build(limits):
+        return Solution(problem, stop=Stop.TIME_LIMIT)
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    parameters.num_workers = limits.workers
+    parameters.random_seed = limits.seed
+    parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
+    parameters.catch_sigint_signal = False
+    if math.isfinite(limits.left):
+        parameters.max_time_in_seconds = limits.left
+    if log is not None:
+        parameters.log_search_progress = True
+        parameters.log_to_stdout = False
+        solver.log_callback = log
+    status = solver.solve(model.cp)
+    if status == cp_model.MODEL_INVALID:
+        return Solution(problem, stop=Stop.ERROR, note=f"CP-SAT: {solver.status_name()}")
+    if status == cp_model.INFEASIBLE:
+        return Solution(problem, stop=Stop.INFEASIBLE)
+    bound = Bound.of_layer(model.lower_bound(solver.best_objective_bound), "cpsat")
+    stop = Stop.DONE if status == cp_model.OPTIMAL else Stop.TIME_LIMIT
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return Solution(problem, bound=bound, stop=stop)
+    placement = Placement(model.phy2log(solver), problem.num_experts, problem.num_gpus)
+    try:
+        return Solution(problem, placement, bound, stop)
+    except PlacementError as error:  # loads are rounded down, so a GPU may exceed a ceiling by that rounding
+        return Solution(problem, bound=bound, stop=stop, note=f"CP-SAT's placement exceeds the ceiling: {error}")
 
 
 class _CpModel:
-    """One layer: variables, then one method a numbered constraint."""
+    """One layer: variables, then one method per numbered constraint, each yielding after every row."""
 
     def __init__(self, data: LayerModel) -> None:
         self.data = data
         self.problem = data.problem
         self.cp = cp_model.CpModel()
+
+    def build(self, limits: Limits) -> bool:
+        """Build the whole model; False if the time is over before."""
+        problem, data = self.problem, self.data
+        parts = [
+            (True, self._add_variables),
+            (True, self.one_replica_count),
+            (True, self.place_every_copy),
+            (True, self.fill_every_slot),
+            (not problem.allow_colocated, self.no_colocation),
+            (True, self.load_within_makespan),
+            (problem.hierarchical, self.one_node_per_group),
+            (problem.hierarchical, self.equal_groups_per_node),
+            (problem.hierarchical, self.copies_stay_on_node),
+            (not data.gpus_are_alike, self.keep_what_is_there),
+            (problem.max_moves is not None, self.limit_moves),
+            (data.gpus_are_alike, self.order_gpus),
+            (data.gpus_are_alike and problem.hierarchical, self.order_nodes),
+        ]
         self._scale_loads()
-        self._add_variables()
-        self.one_replica_count()
-        self.place_every_copy()
-        self.fill_every_slot()
-        if not self.problem.allow_colocated:
-            self.no_colocation()
-        self.load_within_makespan()
-        if self.problem.hierarchical:
-            self.one_node_per_group()
-            self.equal_groups_per_node()
-            self.copies_stay_on_node()
-        if not data.gpus_are_alike:
-            self.keep_what_is_there()
-        if self.problem.max_moves is not None:
-            self.limit_moves()
-        if data.gpus_are_alike:
-            self.order_gpus()
-            if self.problem.hierarchical:
-                self.order_nodes()
-        if self.problem.objective == "makespan":
+        for needed, part in parts:
+            if needed and any(limits.late for _ in part()):
+                return False
+        if problem.objective == "makespan":
             self.minimise_makespan()
         else:
             self.minimise_moves()
-        if data.hint is not None:
-            self._add_hint(data.hint)
+        if data.start is not None:
+            self._add_start(data.start)
+        return not limits.late
 
     def _scale_loads(self) -> None:
         """Integer replica loads ``[expert][count]``, rounded down, and whether that was exact."""
@@ -154,18 +180,18 @@ class _CpModel:
             for load, counts in zip(loads, self.data.counts, strict=True)
         ]
 
-    def _add_variables(self) -> None:
+    def _add_variables(self) -> Iterator[Any]:
         cp, data, problem = self.cp, self.data, self.problem
         gpus = range(problem.num_gpus)
-        self.y = [{c: cp.new_bool_var(f"y[{e},{c}]") for c in counts} for e, counts in enumerate(data.counts)]
-        self.x = [
-            {c: [cp.new_int_var(0, min(c, data.max_copies_per_gpu), f"x[{e},{c},{g}]") for g in gpus] for c in counts}
-            for e, counts in enumerate(data.counts)
-        ]
-        self.copies = [
-            [cp_model.LinearExpr.sum([self.x[e][c][g] for c in counts]) for g in gpus]
-            for e, counts in enumerate(data.counts)
-        ]
+        self.y, self.x, self.copies = [], [], []
+        for e, counts in enumerate(data.counts):
+            self.y.append({c: cp.new_bool_var(f"y[{e},{c}]") for c in counts})
+            row = {
+                c: [cp.new_int_var(0, min(c, data.max_copies_per_gpu), f"x[{e},{c},{g}]") for g in gpus] for c in counts
+            }
+            self.x.append(row)
+            self.copies.append([cp_model.LinearExpr.sum([row[c][g] for c in counts]) for g in gpus])
+            yield None
         lowest = math.floor(Fraction(data.lower) * self.scale)
         if self.exact:
             # makespans are integers here, and the bound may be a rounding below one
@@ -173,11 +199,10 @@ class _CpModel:
         else:
             lowest = max(lowest - problem.slots_per_gpu, 0)
         highest = sum(max(weights.values(), default=0) * max(weights, default=1) for weights in self.weight)
-        if data.hint is not None:
-            highest = self._makespan(data.hint)
         if problem.max_makespan is not None:
-            ceiling = Fraction(problem.max_makespan[0]) * (1 + Fraction(1, 2**40))
-            lowest = highest = math.floor(ceiling * self.scale)
+            lowest = highest = math.floor(Fraction(data.upper) * self.scale)
+        elif data.start is not None:
+            highest = self._makespan(data.start)
         self.makespan = cp.new_int_var(min(lowest, highest), highest, "T")
         if problem.hierarchical:
             self.b = [
@@ -188,78 +213,79 @@ class _CpModel:
         """(1) The fullest GPU has the least load."""
         self.cp.minimize(self.makespan)
 
-    def one_replica_count(self) -> None:
+    def one_replica_count(self) -> Iterator[Any]:
         """(2) Every expert has exactly one replica count."""
         for counts in self.y:
-            self.cp.add_exactly_one(counts.values())
+            yield self.cp.add_exactly_one(counts.values())
 
-    def place_every_copy(self) -> None:
+    def place_every_copy(self) -> Iterator[Any]:
         """(3) All copies of an expert are placed, and no others."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
-                self.cp.add(cp_model.LinearExpr.sum(self.x[expert][c]) == c * chosen)
+                yield self.cp.add(cp_model.LinearExpr.sum(self.x[expert][c]) == c * chosen)
 
-    def fill_every_slot(self) -> None:
+    def fill_every_slot(self) -> Iterator[Any]:
         """(4) Every slot of every GPU holds a copy, or at most that where slots may stay empty."""
         for g in range(self.problem.num_gpus):
             held = cp_model.LinearExpr.sum([copies[g] for copies in self.copies])
             if self.problem.allow_empty_slots:
-                self.cp.add(held <= self.problem.slots_per_gpu)
+                yield self.cp.add(held <= self.problem.slots_per_gpu)
             else:
-                self.cp.add(held == self.problem.slots_per_gpu)
+                yield self.cp.add(held == self.problem.slots_per_gpu)
 
-    def no_colocation(self) -> None:
+    def no_colocation(self) -> Iterator[Any]:
         """(5) No GPU holds two copies of one expert."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
                 for copies in self.x[expert][c]:
-                    self.cp.add_implication(copies, chosen)
+                    yield self.cp.add_implication(copies, chosen)
 
-    def load_within_makespan(self) -> None:
+    def load_within_makespan(self) -> Iterator[Any]:
         """(6) No GPU's load exceeds the makespan."""
         for g in range(self.problem.num_gpus):
             variables = [row[c][g] for row in self.x for c in row]
             weights = [self.weight[e][c] for e, row in enumerate(self.x) for c in row]
-            self.cp.add(cp_model.LinearExpr.weighted_sum(variables, weights) <= self.makespan)
+            yield self.cp.add(cp_model.LinearExpr.weighted_sum(variables, weights) <= self.makespan)
 
-    def one_node_per_group(self) -> None:
+    def one_node_per_group(self) -> Iterator[Any]:
         """(7) Every group lives on exactly one node."""
         for nodes in self.b:
-            self.cp.add_exactly_one(nodes)
+            yield self.cp.add_exactly_one(nodes)
 
-    def equal_groups_per_node(self) -> None:
+    def equal_groups_per_node(self) -> Iterator[Any]:
         """(8) Every node hosts the same number of groups."""
         share = self.problem.num_groups // self.problem.num_nodes
         for n in range(self.problem.num_nodes):
-            self.cp.add(cp_model.LinearExpr.sum([nodes[n] for nodes in self.b]) == share)
+            yield self.cp.add(cp_model.LinearExpr.sum([nodes[n] for nodes in self.b]) == share)
 
-    def copies_stay_on_node(self) -> None:
+    def copies_stay_on_node(self) -> Iterator[Any]:
         """(9) Copies sit only on GPUs of their group's node."""
         group, node = self.problem.group_of_expert, self.problem.node_of_gpu
         for e, row in enumerate(self.copies):
             for g, copies in enumerate(row):
-                self.cp.add(copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]])
+                yield self.cp.add(copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]])
 
-    def keep_what_is_there(self) -> None:
+    def keep_what_is_there(self) -> Iterator[Any]:
         """(10) Only copies that the reference has on a GPU, and the placement too, are kept."""
         reference = self.data.copies_in_reference()
         self.kept = {}
         for g, e in np.argwhere(reference > 0).tolist():
             kept = self.cp.new_int_var(0, int(reference[g, e]), f"k[{e},{g}]")
-            self.cp.add(kept <= self.copies[e][g])
             self.kept[e, g] = kept
+            yield self.cp.add(kept <= self.copies[e][g])
         placed = cp_model.LinearExpr.sum([copies for row in self.copies for copies in row])
         self.moves = placed - cp_model.LinearExpr.sum(list(self.kept.values()))
 
-    def limit_moves(self) -> None:
+    def limit_moves(self) -> Iterator[Any]:
         """(11) At most ``max_moves`` copies are new where they are."""
-        self.cp.add(self.moves <= self.problem.max_moves)
+        yield self.cp.add(self.moves <= self.problem.max_moves)
 
     def minimise_moves(self) -> None:
         """(12) The fewest moves, the makespan being fixed at its ceiling."""
+        self.cp.add_linear_constraint(self.moves, self.data.fewest_moves, self.data.most_moves)
         self.cp.minimize(self.moves)
 
-    def order_gpus(self) -> None:
+    def order_gpus(self) -> Iterator[Any]:
         """(13) GPUs are numbered by the hottest expert they hold: symmetry breaking.
 
         Only the hottest experts take part: the rest break few ties at a quadratic cost.
@@ -272,29 +298,29 @@ class _CpModel:
             before: list[cp_model.LinearExprT] = []
             for e in self.data.by_load[: 2 * self.problem.num_gpus]:
                 before.append(self.copies[e][g - 1])
-                self.cp.add(self.copies[e][g] <= most * cp_model.LinearExpr.sum(before))
+                yield self.cp.add(self.copies[e][g] <= most * cp_model.LinearExpr.sum(before))
 
-    def order_nodes(self) -> None:
+    def order_nodes(self) -> Iterator[Any]:
         """(14) Nodes are numbered by the first group they host: symmetry breaking."""
         for n in range(1, self.problem.num_nodes):
             for q in range(self.problem.num_groups):
-                self.cp.add(self.b[q][n] <= cp_model.LinearExpr.sum([self.b[p][n - 1] for p in range(q)]))
+                yield self.cp.add(self.b[q][n] <= cp_model.LinearExpr.sum([self.b[p][n - 1] for p in range(q)]))
 
     def _makespan(self, placement: Placement) -> int:
         """Makespan of a placement in the model's rounded loads."""
         count, copies = placement.replica_count[0].tolist(), placement.copies[0]
         return max(sum(self.weight[e][count[e]] * int(row[e]) for e in np.flatnonzero(row)) for row in copies)
 
-    def _add_hint(self, hint: Placement) -> None:
-        """Give every variable its value in the hint, the makespan included."""
-        count, copies = hint.replica_count[0], hint.copies[0]
+    def _add_start(self, start: Placement) -> None:
+        """Give every variable its value in the placement known, the makespan included."""
+        count, copies = start.replica_count[0], start.copies[0]
         for e, counts in enumerate(self.y):
             for c, chosen in counts.items():
                 self.cp.add_hint(chosen, int(count[e] == c))
                 for g, placed in enumerate(self.x[e][c]):
                     self.cp.add_hint(placed, int(copies[g, e]) if count[e] == c else 0)
         if self.problem.objective == "makespan":
-            self.cp.add_hint(self.makespan, self._makespan(hint))
+            self.cp.add_hint(self.makespan, self._makespan(start))
         if self.problem.hierarchical:
             node, group = self.problem.node_of_gpu, self.problem.group_of_expert
             hosted = {(int(group[e]), int(node[g])) for g, e in np.argwhere(copies > 0)}
@@ -310,9 +336,10 @@ class _CpModel:
         """The model's bound in tokens (or moves), never above the true one; None if there is none."""
         if not math.isfinite(bound):
             return None
+        whole = math.ceil(bound - 1e-6)
         if self.problem.objective == "moves":
-            return bound
-        value = Fraction(math.ceil(bound - 1e-6)) / self.scale
+            return float(whole)
+        value = Fraction(whole) / self.scale
         return float(value) if Fraction(float(value)) <= value else math.nextafter(float(value), 0.0)
 
     def phy2log(self, solver: cp_model.CpSolver) -> np.ndarray:

@@ -5,18 +5,20 @@ Names and numbers are those of ``docs/formulations.md``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt import bounds, metrics
-from moeopt.errors import UnsupportedError
+from moeopt import metrics
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+from moeopt.solution import Solution
+from solvers.drive import interchangeable
 
 MAX_VARIABLES = 100_000
-"""Models beyond this many copy variables are refused: no back end closes them in minutes."""
+"""Models beyond this many copy variables are not built: no back end closes them in minutes."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,36 @@ class LayerModel:
     ----------
     problem
         A problem of one layer.
-    hint
-        A feasible placement, its GPUs numbered as the symmetry breaking wants them, or None.
+    start
+        The placement known, its GPUs numbered as the symmetry breaking wants them, or None.
     lower, upper
-        Bounds on the makespan; ``upper`` is the hint's, infinite without one.
+        What the makespan lies between: the bound known and the makespan of ``start``, or 0 and the ceiling.
+    fewest_moves, most_moves
+        What the moves lie between, where they matter.
     counts
         For every expert the replica counts ``c`` that a placement with makespan <= ``upper``
         can have.
     """
 
     problem: PlacementProblem
-    hint: Placement | None
+    start: Placement | None
     lower: float
     upper: float
+    fewest_moves: int
+    most_moves: int
     counts: tuple[range, ...]
+
+    @property
+    def size(self) -> int:
+        """Copy variables of the model."""
+        return sum(len(c) for c in self.counts) * self.problem.num_gpus
+
+    @property
+    def too_large(self) -> str:
+        """Why the model is not built; empty if it is."""
+        if self.size <= MAX_VARIABLES:
+            return ""
+        return f"the model would have {self.size} copy variables, more than {MAX_VARIABLES}"
 
     @property
     def loads(self) -> NDArray[np.int64] | NDArray[np.float64]:
@@ -71,37 +89,22 @@ class LayerModel:
         return counts
 
 
-def interchangeable(problem: PlacementProblem) -> bool:
-    """Whether GPUs (within nodes) and nodes can swap names without changing the problem."""
-    return problem.max_moves is None and problem.max_makespan is None
-
-
-def layer_model(problem: PlacementProblem, hint: Placement | None) -> LayerModel:
-    """Prepare one layer; ``hint`` must be feasible for it.
-
-    Raises
-    ------
-    PlacementError
-        If the hint breaks a rule of the problem.
-    UnsupportedError
-        If the model would have more than ``MAX_VARIABLES`` copy variables.
-    """
+def layer_model(known: Solution) -> LayerModel:
+    """Prepare one layer from what is known about it."""
+    problem, start = known.problem, known.placement
+    least = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
     lower, upper = 0.0, np.inf
-    if hint is not None:
-        problem.check(hint)
-        hint = canonical(problem, hint) if interchangeable(problem) else hint
+    fewest, most = 0, problem.slots if problem.max_moves is None else problem.max_moves
+    if start is not None and interchangeable(problem):
+        start = canonical(problem, start)
     if problem.objective == "makespan":
-        lower = float(bounds.lower_bound(problem).value[0])
-        if hint is not None:
-            upper = float(metrics.makespan(metrics.gpu_load(problem.load, hint))[0])
+        lower = least
+        upper = np.inf if start is None else float(known.makespan[0])
     else:
-        assert problem.max_makespan is not None
-        upper = float(problem.max_makespan[0])
-    counts = _useful_counts(problem, upper)
-    size = sum(len(c) for c in counts) * problem.num_gpus
-    if size > MAX_VARIABLES:
-        raise UnsupportedError(f"the model would have {size} copy variables, more than {MAX_VARIABLES}")
-    return LayerModel(problem, hint, lower, upper, counts)
+        upper = float(problem.ceiling[0])
+        fewest = math.ceil(least)
+        most = most if start is None else int(known.moves[0])
+    return LayerModel(problem, start, lower, upper, fewest, most, _useful_counts(problem, upper))
 
 
 def _useful_counts(problem: PlacementProblem, upper: float) -> tuple[range, ...]:

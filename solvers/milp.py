@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pulp
 
+from moeopt.bounds import Bound
 from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, LayerOutcome, Solution, SolveStatus
+from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
+from solvers.drive import Hint, Limits, Progress, descended, drive
 from solvers.formulation import LayerModel, layer_model, slots_from_copies
 from solvers.highs import load_highs
-from solvers.layers import Limits, solve_layers
 
 _UNIT = 1000.0
 """The makespan's bound in model units: well above the solvers' absolute tolerances."""
@@ -32,18 +33,22 @@ def solve_milp(
     time_limit: float | None = None,
     gap: float = DEFAULT_GAP,
     workers: int = 1,
-    hint: Placement | None = None,
+    hint: Hint | None = None,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
 ) -> Solution:
     """Solve every layer as a mixed-integer linear program.
 
     Parameters
     ----------
+    problem
+        ``[layers, experts]`` loads and the rules; every variant.
     backend
         ``"highs"`` or ``"cbc"``, both through PuLP. CBC reports no bound of its own: one follows
         only from its claim of optimality.
-    time_limit, gap, workers, hint, seed, jobs
+    time_limit, gap, workers, hint, seed, jobs, budget, progress
         As in :func:`solvers.cpsat.solve_cpsat`.
 
     Raises
@@ -61,27 +66,31 @@ def solve_milp(
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     limits = Limits(time_limit, gap, workers, seed)
-    return solve_layers(problem, functools.partial(_solve_layer, backend), limits, hint, jobs)
+    method = functools.partial(_solve_layer, backend)
+    return drive(problem, method, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
 
 
-def _solve_layer(backend: str, problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
-    model = _MilpModel(layer_model(problem, hint))
-    outcome = BACKENDS[backend](model, limits)
-    if outcome.phy2log is not None:
-        try:
-            problem.check(Placement(outcome.phy2log, problem.num_experts, problem.num_gpus))
-        except PlacementError as error:
-            return LayerOutcome(
-                lower_bound=outcome.lower_bound,
-                bound_source=outcome.bound_source,
-                status=SolveStatus.NO_SOLUTION,
-                note=f"{backend} returned an infeasible vector: {error}",
-            )
-    return outcome
+def _solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    data = layer_model(known)
+    if data.too_large:
+        return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
+    model = _MilpModel(data)
+    if not model.build(limits):
+        return Solution(problem, stop=Stop.TIME_LIMIT)
+    phy2log, bound, stop, note = BACKENDS[backend](model, limits)
+    proven = Bound.of_layer(bound, backend)
+    try:
+        return Solution(problem, phy2log, proven, stop, note)
+    except PlacementError as error:
+        return Solution(problem, bound=proven, stop=stop, note=f"{backend} returned an infeasible vector: {error}")
+
+
+Answer = tuple[np.ndarray | None, float | None, Stop, str]
+"""What a back end says: slots or None, bound or None, why it ended, a note."""
 
 
 class _MilpModel:
-    """One layer: variables, then one method a numbered constraint, as in ``cpsat.py``."""
+    """One layer: variables, then one method per numbered constraint, as in ``cpsat.py``."""
 
     def __init__(self, data: LayerModel) -> None:
         self.data = data
@@ -89,50 +98,55 @@ class _MilpModel:
         self.lp = pulp.LpProblem("placement", pulp.LpMinimize)
         size = data.lower if data.lower > 0 else data.upper if math.isfinite(data.upper) else data.loads.sum()
         self.unit = float(size) / _UNIT or 1.0
-        self._add_variables()
-        if self.problem.objective == "makespan":
-            self.minimise_makespan()
-        self.one_replica_count()
-        self.place_every_copy()
-        self.fill_every_slot()
-        if not self.problem.allow_colocated:
-            self.no_colocation()
-        self.load_within_makespan()
-        if self.problem.hierarchical:
-            self.one_node_per_group()
-            self.equal_groups_per_node()
-            self.copies_stay_on_node()
-        if not data.gpus_are_alike:
-            self.keep_what_is_there()
-        if self.problem.max_moves is not None:
-            self.limit_moves()
-        if self.problem.objective == "moves":
-            self.minimise_moves()
-        if data.gpus_are_alike:
-            self.order_gpus()
-            if self.problem.hierarchical:
-                self.order_nodes()
-        if data.hint is not None:
-            self._add_hint(data.hint)
 
-    def _add_variables(self) -> None:
+    def build(self, limits: Limits) -> bool:
+        """Build the whole model; False if the time is over before."""
+        problem, data = self.problem, self.data
+        parts = [
+            (True, self._add_variables),
+            (True, self.one_replica_count),
+            (True, self.place_every_copy),
+            (True, self.fill_every_slot),
+            (not problem.allow_colocated, self.no_colocation),
+            (True, self.load_within_makespan),
+            (problem.hierarchical, self.one_node_per_group),
+            (problem.hierarchical, self.equal_groups_per_node),
+            (problem.hierarchical, self.copies_stay_on_node),
+            (not data.gpus_are_alike, self.keep_what_is_there),
+            (problem.max_moves is not None, self.limit_moves),
+            (data.gpus_are_alike, self.order_gpus),
+            (data.gpus_are_alike and problem.hierarchical, self.order_nodes),
+        ]
+        for needed, part in parts:
+            if needed and any(limits.late for _ in part()):
+                return False
+        if problem.objective == "makespan":
+            self.minimise_makespan()
+        else:
+            self.minimise_moves()
+        if data.start is not None:
+            self._add_start(data.start)
+        return not limits.late
+
+    def _add(self, row: Any) -> None:
+        self.lp += row
+
+    def _add_variables(self) -> Iterator[None]:
         data, problem = self.data, self.problem
         gpus = range(problem.num_gpus)
-        self.y = [
-            {c: self.lp.add_variable(f"y_{e}_{c}", 0, 1, pulp.LpInteger) for c in counts}
-            for e, counts in enumerate(data.counts)
-        ]
-        self.x = [
-            {
+        self.y, self.x, self.copies = [], [], []
+        for e, counts in enumerate(data.counts):
+            self.y.append({c: self.lp.add_variable(f"y_{e}_{c}", 0, 1, pulp.LpInteger) for c in counts})
+            row = {
                 c: [
                     self.lp.add_variable(f"x_{e}_{c}_{g}", 0, min(c, data.max_copies_per_gpu), pulp.LpInteger)
                     for g in gpus
                 ]
                 for c in counts
             }
-            for e, counts in enumerate(data.counts)
-        ]
-        self.copies = [[pulp.lpSum(row[c][g] for c in row) for g in gpus] for row in self.x]
+            self.x.append(row)
+            self.copies.append([pulp.lpSum(row[c][g] for c in row) for g in gpus])
+            yield
         lowest, highest = data.lower / self.unit * (1 - _MARGIN), None
         if math.isfinite(data.upper):
             highest = data.upper / self.unit * (1 + _MARGIN)
@@ -149,78 +163,79 @@ class _MilpModel:
         """(1) The fullest GPU has the least load."""
         self.lp.setObjective(self.makespan)
 
-    def one_replica_count(self) -> None:
+    def one_replica_count(self) -> Iterator[None]:
         """(2) Every expert has exactly one replica count."""
         for counts in self.y:
-            self.lp += pulp.lpSum(counts.values()) == 1
+            yield self._add(pulp.lpSum(counts.values()) == 1)
 
-    def place_every_copy(self) -> None:
+    def place_every_copy(self) -> Iterator[None]:
         """(3) All copies of an expert are placed, and no others."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
-                self.lp += pulp.lpSum(self.x[expert][c]) == c * chosen
+                yield self._add(pulp.lpSum(self.x[expert][c]) == c * chosen)
 
-    def fill_every_slot(self) -> None:
+    def fill_every_slot(self) -> Iterator[None]:
         """(4) Every slot of every GPU holds a copy, or at most that where slots may stay empty."""
         for g in range(self.problem.num_gpus):
             held = pulp.lpSum(copies[g] for copies in self.copies)
             if self.problem.allow_empty_slots:
-                self.lp += held <= self.problem.slots_per_gpu
+                yield self._add(held <= self.problem.slots_per_gpu)
             else:
-                self.lp += held == self.problem.slots_per_gpu
+                yield self._add(held == self.problem.slots_per_gpu)
 
-    def no_colocation(self) -> None:
+    def no_colocation(self) -> Iterator[None]:
         """(5) No GPU holds two copies of one expert."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
                 for copies in self.x[expert][c]:
-                    self.lp += copies <= chosen
+                    yield self._add(copies <= chosen)
 
-    def load_within_makespan(self) -> None:
+    def load_within_makespan(self) -> Iterator[None]:
         """(6) No GPU's load exceeds the makespan."""
         loads = self.data.loads / self.unit
         for g in range(self.problem.num_gpus):
             carried = pulp.lpSum((float(loads[e]) / c) * row[c][g] for e, row in enumerate(self.x) for c in row)
-            self.lp += carried - self.makespan <= 0
+            yield self._add(carried - self.makespan <= 0)
 
-    def one_node_per_group(self) -> None:
+    def one_node_per_group(self) -> Iterator[None]:
         """(7) Every group lives on exactly one node."""
         for nodes in self.b:
-            self.lp += pulp.lpSum(nodes) == 1
+            yield self._add(pulp.lpSum(nodes) == 1)
 
-    def equal_groups_per_node(self) -> None:
+    def equal_groups_per_node(self) -> Iterator[None]:
         """(8) Every node hosts the same number of groups."""
         share = self.problem.num_groups // self.problem.num_nodes
         for n in range(self.problem.num_nodes):
-            self.lp += pulp.lpSum(nodes[n] for nodes in self.b) == share
+            yield self._add(pulp.lpSum(nodes[n] for nodes in self.b) == share)
 
-    def copies_stay_on_node(self) -> None:
+    def copies_stay_on_node(self) -> Iterator[None]:
         """(9) Copies sit only on GPUs of their group's node."""
         group, node = self.problem.group_of_expert, self.problem.node_of_gpu
         for e, row in enumerate(self.copies):
             for g, copies in enumerate(row):
-                self.lp += copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]]
+                yield self._add(copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]])
 
-    def keep_what_is_there(self) -> None:
+    def keep_what_is_there(self) -> Iterator[None]:
         """(10) Only copies that the reference has on a GPU, and the placement too, are kept."""
         reference = self.data.copies_in_reference()
         self.kept = {}
         for g, e in np.argwhere(reference > 0).tolist():
             kept = self.lp.add_variable(f"k_{e}_{g}", 0, int(reference[g, e]), pulp.LpInteger)
-            self.lp += kept <= self.copies[e][g]
+            yield self._add(kept <= self.copies[e][g])
             self.kept[e, g] = kept
         placed = pulp.lpSum(copies for row in self.copies for copies in row)
         self.moves = placed - pulp.lpSum(self.kept.values())
 
-    def limit_moves(self) -> None:
+    def limit_moves(self) -> Iterator[None]:
         """(11) At most ``max_moves`` copies are new where they are."""
-        self.lp += self.moves <= self.problem.max_moves
+        yield self._add(self.moves <= self.problem.max_moves)
 
     def minimise_moves(self) -> None:
         """(12) The fewest moves, the makespan being fixed at its ceiling."""
+        self.lp += self.moves >= self.data.fewest_moves
         self.lp.setObjective(self.moves)
 
-    def order_gpus(self) -> None:
+    def order_gpus(self) -> Iterator[None]:
         """(13) GPUs are numbered by the hottest expert they hold: symmetry breaking.
 
         Only the hottest experts take part: the rest break few ties at a quadratic cost.
@@ -233,17 +248,17 @@ class _MilpModel:
             before: list[Any] = []
             for e in self.data.by_load[: 2 * self.problem.num_gpus]:
                 before.append(self.copies[e][g - 1])
-                self.lp += self.copies[e][g] <= most * pulp.lpSum(before)
+                yield self._add(self.copies[e][g] <= most * pulp.lpSum(before))
 
-    def order_nodes(self) -> None:
+    def order_nodes(self) -> Iterator[None]:
         """(14) Nodes are numbered by the first group they host: symmetry breaking."""
         for n in range(1, self.problem.num_nodes):
             for q in range(self.problem.num_groups):
-                self.lp += self.b[q][n] <= pulp.lpSum(self.b[p][n - 1] for p in range(q))
+                yield self._add(self.b[q][n] <= pulp.lpSum(self.b[p][n - 1] for p in range(q)))
 
-    def _add_hint(self, hint: Placement) -> None:
-        """Give every variable its value in the hint, the makespan included."""
-        count, copies = hint.replica_count[0], hint.copies[0]
+    def _add_start(self, start: Placement) -> None:
+        """Give every variable its value in the placement known, the makespan included."""
+        count, copies = start.replica_count[0], start.copies[0]
         for e, counts in enumerate(self.y):
             for c, chosen in counts.items():
                 chosen.setInitialValue(int(count[e] == c))
@@ -266,7 +281,7 @@ class _MilpModel:
         if not math.isfinite(bound):
             return None
         if self.problem.objective == "moves":
-            return bound
+            return float(math.ceil(bound - FLOAT_RESOLUTION))
         return bound * self.unit * (1 - _MARGIN)
 
     def phy2log(self) -> np.ndarray | None:
@@ -294,7 +309,7 @@ class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
         super().callSolver(lp)
 
 
-def _run_highs(model: _MilpModel, limits: Limits) -> LayerOutcome:
+def _run_highs(model: _MilpModel, limits: Limits) -> Answer:
     highspy = load_highs()
     highspy.Highs.resetGlobalScheduler(True)  # else the first run's thread count holds for all
     solver = _WarmHiGHS(
@@ -302,55 +317,49 @@ def _run_highs(model: _MilpModel, limits: Limits) -> LayerOutcome:
         gapRel=limits.gap / (1 + limits.gap),
         gapAbs=0.0 if model.problem.objective == "makespan" else 0.99,
         threads=limits.workers,
-        timeLimit=limits.time_limit,
+        timeLimit=limits.left if math.isfinite(limits.left) else None,
         random_seed=limits.seed,
     )
     model.lp.solve(solver)
     highs = model.lp.solverModel
     status = highs.getModelStatus()
     if status == highspy.HighsModelStatus.kInfeasible:
-        return LayerOutcome(status=SolveStatus.INFEASIBLE)
+        return None, None, Stop.INFEASIBLE, ""
     info = highs.getInfo()
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    stopped = status in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
-    return LayerOutcome(
-        phy2log=model.phy2log() if found else None,
-        lower_bound=model.lower_bound(info.mip_dual_bound),
-        bound_source="highs",
-        status=SolveStatus.NO_SOLUTION if stopped else SolveStatus.ERROR,
-        note="" if stopped else f"HiGHS: {highs.modelStatusToString(status)}",
-    )
+    known = {highspy.HighsModelStatus.kOptimal: Stop.DONE, highspy.HighsModelStatus.kTimeLimit: Stop.TIME_LIMIT}
+    stop = known.get(status, Stop.ERROR)
+    note = f"HiGHS: {highs.modelStatusToString(status)}" if stop is Stop.ERROR else ""
+    return model.phy2log() if found else None, model.lower_bound(info.mip_dual_bound), stop, note
 
 
-def _run_cbc(model: _MilpModel, limits: Limits) -> LayerOutcome:
+def _run_cbc(model: _MilpModel, limits: Limits) -> Answer:
+    # so much finer that the bound which follows is still within the gap, once the margin is off it
+    finer = max(max(limits.gap, FLOAT_RESOLUTION) - 3 * _MARGIN, 0.0)
     solver = pulp.COIN_CMD(
         path=pulp.PULP_CBC_CMD.pulp_cbc_path,
         msg=False,
-        gapRel=limits.gap / (1 + limits.gap),
+        gapRel=finer / (1 + finer),
         threads=limits.workers if limits.workers > 1 else None,
-        timeLimit=limits.time_limit,
-        warmStart=model.data.hint is not None,
+        timeLimit=limits.left if math.isfinite(limits.left) else None,
+        warmStart=model.data.start is not None,
         options=[f"randomCbcSeed {limits.seed}"] if limits.seed else None,
     )
     try:
         model.lp.solve(solver)
     except pulp.PulpSolverError as error:
-        return LayerOutcome(status=SolveStatus.ERROR, note=f"CBC: {error}")
+        return None, None, Stop.ERROR, f"CBC: {error}"
     outcome = model.lp.sol_status
     if model.lp.status == pulp.LpStatusInfeasible:
-        return LayerOutcome(status=SolveStatus.INFEASIBLE)
+        return None, None, Stop.INFEASIBLE, ""
     found = outcome in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
     bound = None
     if outcome == pulp.LpSolutionOptimal:
         # CBC claims that nothing is better by more than the gap; it reports no bound of its own
-        bound = model.lower_bound(pulp.value(model.lp.objective) / (1 + limits.gap))
-    return LayerOutcome(
-        phy2log=model.phy2log() if found else None,
-        lower_bound=bound,
-        bound_source="cbc",
-        status=SolveStatus.NO_SOLUTION,
-    )
+        bound = model.lower_bound(pulp.value(model.lp.objective) / (1 + finer))
+    stop = Stop.DONE if outcome == pulp.LpSolutionOptimal else limits.stop
+    return model.phy2log() if found else None, bound, stop, ""
 
 
-BACKENDS: dict[str, Callable[[_MilpModel, Limits], LayerOutcome]] = {"highs": _run_highs, "cbc": _run_cbc}
+BACKENDS: dict[str, Callable[[_MilpModel, Limits], Answer]] = {"highs": _run_highs, "cbc": _run_cbc}
 """MILP solvers by name."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt import bounds
-from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan, refuse_unless_pairs
-from moeopt.errors import UnsupportedError
+from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan
+from moeopt.bounds import Bound, Certificate
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
+from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers._pairing_model import (
     MARGIN,
     MAX_COLUMNS,
@@ -30,7 +29,7 @@ from solvers._pairing_model import (
 )
 from solvers._pairing_repair import repair
 from solvers._pairing_search import Verdict, decide
-from solvers.layers import Limits, solve_layers
+from solvers.drive import Hint, Limits, Progress, descended, drive
 
 _MOVES = 300_000
 """Moves in a run of the annealing: a tenth of a second at 320 slots."""
@@ -54,15 +53,33 @@ _STALLED = 0.9
 """Share of the columns left by a round of the relaxation above which another is not worth it."""
 
 
+def _reason(problem: PlacementProblem) -> str:
+    if problem.slots_per_gpu != 2:
+        return f"needs two slots per GPU, not {problem.slots_per_gpu}"
+    if problem.hierarchical:
+        return "knows no nodes and groups"
+    if problem.max_moves is not None or problem.objective == "moves":
+        return "neither limits nor minimises moves"
+    if problem.num_experts * problem.max_replicas > MAX_COLUMNS:
+        return (
+            f"lists every count of every expert: {problem.num_experts} experts with up to "
+            f"{problem.max_replicas} copies each are more than {MAX_COLUMNS}"
+        )
+    return ""
+
+
+@refuses(_reason)
 def solve_pairing(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
     gap: float = DEFAULT_GAP,
     workers: int = 1,
-    hint: Placement | None = None,
+    hint: Hint | None = None,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
 ) -> Solution:
     """Optimal placement for two slots a GPU, with or without replicas.
 
@@ -70,23 +87,16 @@ def solve_pairing(
     ----------
     problem
         ``[layers, experts]`` loads on GPUs of two slots; no hierarchy, no move limit.
-    time_limit
-        Seconds per layer; None = until every layer is closed.
-    gap
-        Relative distance to the bound at which a placement counts as optimal.
-    workers
-        Threads of CP-SAT within one layer.
-    hint
-        A placement whose replica counts the search starts from, where they beat EPLB's.
-    seed
-        Seed of the annealing and of CP-SAT.
-    jobs
-        Layers solved side by side, in processes.
+    time_limit, gap, workers, hint, seed, jobs, budget, progress
+        As in :func:`solvers.cpsat.solve_cpsat`. The search starts from the hint's replica counts where they beat
+        EPLB's; ``workers`` are CP-SAT's threads.
 
     Raises
     ------
+    InputError
+        If an argument breaks its rule; PlacementError if the hint is not feasible.
     UnsupportedError
-        For another number of slots a GPU, a hierarchical or a move-limited problem, or millions of counts.
+        For another number of slots per GPU, a hierarchical or a move-limited problem, or millions of counts.
 
     Notes
     -----
@@ -101,17 +111,14 @@ def solve_pairing(
     Where it is not, the bound is that of the problem with colocation (and at most one copy of an
     expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
     """
-    refuse_unless_pairs(problem)
-    if problem.num_experts * problem.max_replicas > MAX_COLUMNS:
-        raise UnsupportedError(
-            f"pairing lists every count of every expert: {problem.num_experts} experts with up to "
-            f"{problem.max_replicas} copies each are more than {MAX_COLUMNS}"
-        )
-    return solve_layers(problem, _solve_layer, Limits(time_limit, gap, workers, seed), hint, jobs)
+    limits = Limits(time_limit, gap, workers, seed)
+    return drive(problem, solve_layer, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
 
 
-def _solve_layer(problem: PlacementProblem, hint: Placement | None, limits: Limits) -> LayerOutcome:
-    return _LayerSearch(problem, limits).run(None if hint is None else hint.replica_count[0])
+@refuses(_reason)
+def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Solve one layer, given what is known about it."""
+    return _LayerSearch(known, limits).run()
 
 
 @dataclass(frozen=True)
@@ -127,30 +134,28 @@ class _Left:
 class _LayerSearch:
     """One layer: the best counts so far, the best bound so far, and the steps that close the gap."""
 
-    def __init__(self, problem: PlacementProblem, limits: Limits) -> None:
-        self.problem, self.limits = problem, limits
+    def __init__(self, known: Solution, limits: Limits) -> None:
+        problem = known.problem
+        self.problem, self.known, self.limits = problem, known, limits
         finest = FLOAT_RESOLUTION if problem.num_redundant == 0 else max(limits.gap, FLOAT_RESOLUTION)
         self.gap = 0.99 * finest  # without replicas there is nothing to search, so no reason to stop early
-        self.deadline = math.inf if limits.time_limit is None else time.perf_counter() + limits.time_limit
         self.load = problem.load.values[0].astype(float)
         self.counts = greedy_counts(self.load, problem)
         self.makespan = paired_makespan(self.load, self.counts, problem.slots)
-        self.bound = float(bounds.lower_bound(problem).value[0])
-        self.source, self.effort, self.descended = "", _EFFORT, 0.0
-        self.certificate: dict[str, Any] | None = None
+        self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
+        self.proven = Bound.unknown(1)
+        self.effort, self.descended = _EFFORT, 0.0
         self.tightened = False
 
-    def run(self, start: NDArray[np.int64] | None) -> LayerOutcome:
-        if start is not None:
-            self._accept(start)
+    def run(self) -> Solution:
+        if self.known.placement is not None:
+            self._accept(self.known.placement.replica_count[0])
         self._improve()
         self._close()
-        return LayerOutcome(
-            phy2log=pair_up(self.load, self.counts, self.problem),
-            lower_bound=self.bound,
-            bound_source=self.source,
-            certificate=self.certificate,
+        placement = Placement(
+            pair_up(self.load, self.counts, self.problem), self.problem.num_experts, self.problem.num_gpus
         )
+        return Solution(self.problem, placement, self.proven, self.limits.stop)
 
     def _close(self) -> None:
         """Try the makespan to beat; where that takes too long, lower thresholds, then more effort.
@@ -239,7 +244,7 @@ class _LayerSearch:
         return self.makespan <= self.bound * (1 + self.gap)
 
     def _late(self) -> bool:
-        return time.perf_counter() >= self.deadline
+        return self.limits.late
 
     def _accept(self, counts: NDArray[np.int64]) -> None:
         makespan = paired_makespan(self.load, counts, self.problem.slots)
@@ -297,13 +302,12 @@ class _LayerSearch:
 
     def _search(self, columns: Columns) -> Verdict:
         """Let CP-SAT choose among ``columns``."""
-        left = max(self.deadline - time.perf_counter(), 0.01)
-        verdict = decide(columns, self.counts, left, self.effort, self.limits)
+        verdict = decide(columns, self.counts, max(self.limits.left, 0.01), self.effort, self.limits)
         if verdict.counts is not None:
             self._accept(verdict.counts)
         return verdict
 
     def _prove(self, bound: float, source: str, rounds: list[dict[str, Any]]) -> None:
         if bound > self.bound:
-            self.bound, self.source = bound, source
-            self.certificate = {"method": source, "threshold": bound, "rounds": rounds}
+            certificate: Certificate = {"method": source, "threshold": bound, "rounds": rounds}
+            self.bound, self.proven = bound, Bound.of_layer(bound, source, certificate)

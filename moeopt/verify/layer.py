@@ -1,4 +1,4 @@
-"""One layer in exact integers, read from a problem as plain data: what the checks of ``solvers.verify`` work on."""
+"""One layer in exact integers, read from a problem as plain data: what the checks of ``moeopt.verify`` work on."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ExactLayer:
         The problem's switches.
     reference
         ``[gpus]`` copies of every expert in the placement that moves count from, as dicts; or None.
-    max_moves, max_makespan
-        The problem's limits; None = none.
+    max_moves, ceiling
+        The problem's limits; None = none. With a ceiling the objective is moves.
     """
 
     loads: list[int]
@@ -50,7 +50,12 @@ class ExactLayer:
     allow_empty_slots: bool
     reference: list[dict[int, int]] | None
     max_moves: int | None
-    max_makespan: Fraction | None
+    ceiling: Fraction | None
+
+    @property
+    def objective(self) -> str:
+        """What the problem minimises: makespan or moves."""
+        return "makespan" if self.ceiling is None else "moves"
 
     @property
     def num_experts(self) -> int:
@@ -94,7 +99,7 @@ def exact_layer(problem: PlacementProblem, layer: int) -> ExactLayer:
         allow_empty_slots=problem.allow_empty_slots,
         reference=reference,
         max_moves=problem.max_moves,
-        max_makespan=None if problem.max_makespan is None else Fraction(problem.max_makespan.tolist()[layer]),
+        ceiling=None if problem.max_makespan is None else Fraction(problem.ceiling.tolist()[layer]),
     )
 
 

@@ -1,4 +1,4 @@
-"""verify: check a Solution against its problem anew, in exact arithmetic, sharing no code with the methods."""
+"""verify: check every claim of a Solution again, in exact arithmetic, sharing no code with the methods."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
-from solvers import verify_bounds
-from solvers.verify_configuration import configuration_lp
-from solvers.verify_layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
-from solvers.verify_pairing import pairing_lp
+from moeopt.verify import bounds
+from moeopt.verify.configuration import configuration_lp
+from moeopt.verify.layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
+from moeopt.verify.pairing import pairing_lp
 
-CHECKS = {**verify_bounds.CHECKS, "pairing_lp": pairing_lp, "configuration_lp": configuration_lp}
-"""Checks of bounds on the makespan by the certificate's ``method``."""
+if TYPE_CHECKING:
+    from moeopt.bounds import Bound
+
+CHECKS = {
+    "makespan": {**bounds.ON_MAKESPAN, "pairing_lp": pairing_lp, "configuration_lp": configuration_lp},
+    "moves": bounds.ON_MOVES,
+}
+"""Checks of bounds by the problem's objective and the certificate's ``method``."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)
 """Relative distance that a rounded number (makespan, ceiling, gap) may have from the exact one."""
@@ -72,7 +78,7 @@ class Verification:
 
 
 def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) -> Verification:
-    """Check every claim of a solution anew, in Python integers and fractions.
+    """Check every claim of a solution again, in Python integers and fractions.
 
     Parameters
     ----------
@@ -104,6 +110,24 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
         verdicts = [LayerVerdict(i, False, None, REJECTED, False, wrong) for i in problem.load.layer_ids]
         return Verification(tuple(verdicts))
     return Verification(tuple(_verify_layer(problem, solution, i, gap) for i in range(problem.num_layers)))
+
+
+def verify_bound(problem: PlacementProblem, bound: Bound) -> Verification:
+    """Check a bound alone, from its certificates, as :func:`verify` does.
+
+    Parameters
+    ----------
+    problem
+        ``[layers, experts]`` loads and the rules.
+    bound
+        Of as many layers.
+
+    Returns
+    -------
+    Verification
+        A verdict a layer, none of which speaks of a placement.
+    """
+    return verify(problem, Solution(problem, bound=bound))
 
 
 def _wrong_shape(problem: PlacementProblem, solution: Solution, lengths: Sequence[int]) -> str:
@@ -202,10 +226,10 @@ def _numbers(layer: ExactLayer, gpus: list[dict[int, int]], makespan: Fraction, 
         _rounded("moves", solution.moves[i], Fraction(moved))
         if layer.max_moves is not None and moved > layer.max_moves:
             raise Rejected(f"{moved} moves exceed max_moves={layer.max_moves}")
-        if layer.max_makespan is not None:
+        if layer.ceiling is not None:
             objective = Fraction(moved)
-    if layer.max_makespan is not None and tokens > layer.max_makespan * (1 + FLOAT_FIELDS):
-        raise Rejected(f"makespan {short(tokens)} exceeds max_makespan={short(layer.max_makespan)}")
+    if layer.ceiling is not None and tokens > layer.ceiling * (1 + FLOAT_FIELDS):
+        raise Rejected(f"makespan {short(tokens)} exceeds max_makespan={short(layer.ceiling)}")
     _rounded("objective", solution.objective[i], objective)
     return objective
 
@@ -229,12 +253,11 @@ def _bound(layer: ExactLayer, solution: Solution, i: int, objective: Fraction | 
     if not isinstance(certificate, dict) or not isinstance(certificate.get("method"), str):
         raise Rejected("the certificate is not a dict that names its method")
     method = certificate["method"]
-    if layer.max_makespan is not None:
-        if method != "moves_needed":
-            raise Rejected(f"{method!r} proves nothing about moves")
-        verify_bounds.moves_needed(layer, value)
-    elif method in CHECKS:
-        CHECKS[method](layer, value * layer.scale, certificate)
+    if method in CHECKS[layer.objective]:
+        units = layer.scale if layer.objective == "makespan" else 1
+        CHECKS[layer.objective][method](layer, value * units, certificate)
+    elif any(method in checks for checks in CHECKS.values()):
+        raise Rejected(f"{method!r} proves nothing about {'the ' * (layer.objective == 'makespan')}{layer.objective}")
     elif method == solution.bound_source[i] and method in SEARCHES:
         return CLAIMED, f"rests on the search of {method}"
     else:
@@ -242,7 +265,7 @@ def _bound(layer: ExactLayer, solution: Solution, i: int, objective: Fraction | 
     return PROVEN, ""
 
 
-SEARCHES = ("pairing_cpsat", "pairing_mip")
+SEARCHES = ("pairing_cpsat",)
 """Methods whose certificates say what was searched, but cannot prove that the search found nothing."""
 
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
-from solvers.verify_layer import ExactLayer, Rejected, Undecided, integer, integers
+from moeopt.verify.layer import ExactLayer, Rejected, Undecided, integer, integers
 
 MAX_DEALS = 300_000
 """Nodes of the search for a deal of the hottest experts' GPUs; beyond them the check is left undecided."""
@@ -94,14 +94,7 @@ def node_load(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -
         raise Rejected("the groups fit on the nodes")
 
 
-CHECKS: dict[str, Callable[[ExactLayer, Fraction, dict[str, Any]], None]] = {
-    check.__name__: check
-    for check in (mean_load, hottest_replica, hottest_with_companions, hot_on_few_gpus, hottest_gpus, node_load)
-}
-"""Checks of bounds on the makespan by the certificate's ``method``."""
-
-
-def moves_needed(layer: ExactLayer, value: Fraction) -> None:
+def moves_needed(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
     """Experts the reference lacks must come in; slots that it cannot fill must be filled."""
     if layer.reference is None:
         raise Rejected("the problem has no reference")
@@ -110,6 +103,16 @@ def moves_needed(layer: ExactLayer, value: Fraction) -> None:
     unfilled = 0 if layer.allow_empty_slots else layer.num_slots - filled
     if max(layer.num_experts - len(held), unfilled, 0) < value:
         raise Rejected("fewer moves may do")
+
+
+Check = Callable[[ExactLayer, Fraction, dict[str, Any]], None]
+
+ON_MAKESPAN: dict[str, Check] = {
+    check.__name__: check
+    for check in (mean_load, hottest_replica, hottest_with_companions, hot_on_few_gpus, hottest_gpus, node_load)
+}
+ON_MOVES: dict[str, Check] = {"moves_needed": moves_needed}
+"""Checks of combinatorial bounds by the certificate's ``method``, for either objective."""
 
 
 def _below(value: Fraction) -> int:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Any
 
-from solvers.verify_layer import ExactLayer, Rejected, Undecided, integer, integers, number, short
+from moeopt.verify.layer import ExactLayer, Rejected, Undecided, integer, integers, number, short
 
 MAX_SLOTS, MAX_COPIES, MAX_REPLICAS, MAX_STEPS = 8, 2000, 500_000, 20_000_000
 """Slots a GPU, copies of an expert, replicas in all, steps of the search; beyond them nothing is decided."""

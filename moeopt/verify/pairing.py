@@ -8,7 +8,7 @@ from itertools import accumulate
 from math import lcm
 from typing import Any
 
-from solvers.verify_layer import ExactLayer, Rejected, exact, integers, number, short
+from moeopt.verify.layer import ExactLayer, Rejected, exact, integers, number, short
 
 
 def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:

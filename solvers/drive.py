@@ -1,0 +1,221 @@
+"""The one driver of exact methods: layers, time, progress, and running side by side."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from moeopt import bounds
+from moeopt._arguments import fraction, integer, seconds
+from moeopt._arguments import seed as checked_seed
+from moeopt.balancers import local_search, relabel
+from moeopt.errors import ContradictionError, NoPlacementError
+from moeopt.methods import refusal
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+from moeopt.solution import DEFAULT_GAP, Solution, Stop, stack
+
+MOST_WORKERS = 256
+"""Threads that CP-SAT may be asked for; each has a copy of the model."""
+
+MOST_JOBS = 4096
+
+Progress = Callable[[int], None]
+"""Called with the number of layers that have just been finished."""
+
+Hint = Placement | Solution | Any
+"""A placement to start from (or ``[layers, slots]``), or a Solution, whose bounds are believed too."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how far to work on one layer.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds; None = until the layer is closed.
+    gap
+        Relative gap at which a layer counts as optimal.
+    workers
+        Threads within the layer.
+    seed
+        Of every random choice.
+    deadline
+        When the time is over, by ``time.perf_counter``; set by :meth:`started`.
+    """
+
+    time_limit: float | None = None
+    gap: float = DEFAULT_GAP
+    workers: int = 1
+    seed: int = 0
+    deadline: float = math.inf
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "time_limit", seconds("time_limit", self.time_limit))
+        object.__setattr__(self, "gap", fraction("gap", self.gap))
+        object.__setattr__(self, "workers", integer("workers", self.workers, 1, MOST_WORKERS))
+        object.__setattr__(self, "seed", checked_seed(self.seed))
+
+    def started(self, spent: float = 0.0) -> Limits:
+        """Return the limits of a layer whose time runs from now on, less the seconds ``spent`` on it before."""
+        if self.time_limit is None:
+            return self
+        return replace(self, deadline=time.perf_counter() + max(self.time_limit - spent, 0.0))
+
+    @property
+    def left(self) -> float:
+        """Seconds left, >= 0; infinite without a time limit."""
+        return max(self.deadline - time.perf_counter(), 0.0)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return self.left == 0.0
+
+    @property
+    def stop(self) -> Stop:
+        """Why a method that ends now has ended."""
+        return Stop.TIME_LIMIT if self.late else Stop.DONE
+
+
+LayerMethod = Callable[[PlacementProblem, Solution, Limits], Solution]
+"""Works on a problem of one layer, given what is known about it, and returns what it found."""
+
+LayerStart = Callable[[PlacementProblem], Solution]
+"""Finds a first placement of one layer."""
+
+
+def drive(
+    problem: PlacementProblem,
+    method: LayerMethod,
+    limits: Limits,
+    *,
+    hint: Hint | None = None,
+    first: LayerStart | None = None,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> Solution:
+    """Work on every layer on its own, and join what is found with what is known.
+
+    The cheap bounds and the hint are known to ``method`` from the start; layers that these close are
+    not worked on.
+
+    Parameters
+    ----------
+    method
+        What to do with one layer; must be picklable where ``jobs`` are processes.
+    limits
+        For each layer.
+    hint
+        A placement to start from, which the answer is never worse than, or a Solution.
+    first
+        What to find first on a layer without a placement; its time counts.
+    jobs
+        Layers at a time, through joblib: ``joblib.parallel_config`` chooses processes, threads or a
+        cluster. None = as joblib is configured, one where it is not.
+    budget
+        Seconds for all layers together; layers not begun by then are left with what is known.
+    progress
+        Called as layers are finished.
+
+    Raises
+    ------
+    InputError
+        If an argument breaks its rule; PlacementError if the hint is not feasible.
+    """
+    known = known_before(problem, hint, limits.gap)
+    return work(known, method, limits, first=first, jobs=jobs, budget=budget, progress=progress)
+
+
+def known_before(problem: PlacementProblem, hint: Hint | None, gap: float) -> Solution:
+    """Return the cheap bounds, joined with what a hint says."""
+    known = Solution(problem, bound=bounds.lower_bound(problem), tolerance=gap)
+    return known if hint is None else known.join(as_solution(problem, hint))
+
+
+def as_solution(problem: PlacementProblem, hint: Hint) -> Solution:
+    """Return a hint as what it says about ``problem``; PlacementError if its placement is not feasible."""
+    if not isinstance(hint, Solution):
+        return Solution(problem, hint)
+    return Solution(problem, hint.placement, hint.bound)
+
+
+def work(
+    known: Solution,
+    method: LayerMethod,
+    limits: Limits,
+    *,
+    first: LayerStart | None = None,
+    spent: float = 0.0,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> Solution:
+    """Work on the open layers of ``known``; ``spent`` seconds of each one's time are over already."""
+    from joblib import Parallel, delayed
+
+    jobs = None if jobs is None else integer("jobs", jobs, 1, MOST_JOBS)
+    budget = seconds("budget", budget)
+    end = math.inf if budget is None else time.perf_counter() + budget
+    layers = [int(layer) for layer in known.still_open]
+    parts = [known[i] for i in range(known.num_layers)]
+    tell = progress or (lambda layers: None)
+    tell(known.num_layers - len(layers))
+
+    def tasks() -> Iterator[Any]:
+        for layer in layers:
+            if time.perf_counter() > end:
+                return
+            yield delayed(_one_layer)(parts[layer], method, limits, first, spent)
+
+    done = 0
+    for layer, found in zip(layers, Parallel(n_jobs=jobs, return_as="generator")(tasks()), strict=False):
+        parts[layer] = found
+        done += 1
+        tell(1)
+    for layer in layers[done:]:
+        parts[layer] = parts[layer].ended(Stop.SKIPPED, f"not tried: the {budget:g} s for all layers were used up")
+        tell(1)
+    return stack(known.problem, parts)
+
+
+def _one_layer(
+    known: Solution, method: LayerMethod, limits: Limits, first: LayerStart | None, spent: float
+) -> Solution:
+    begun = time.perf_counter()
+    limits = limits.started(spent)
+    problem = known.problem
+    if known.placement is None and first is not None:
+        known = known.join(first(problem))
+    if known.still_open.size:
+        try:
+            known = known.join(method(problem, known, limits))
+        except ContradictionError as error:
+            known = known.ended(Stop.ERROR, str(error))
+    if known.placement is not None and problem.reference is not None and interchangeable(problem):
+        renamed = relabel(problem, start=known.placement)
+        if Solution(problem, renamed).moves[0] < known.moves[0]:
+            known = replace(known, placement=renamed)
+    return replace(known, runtime=np.add(known.runtime, time.perf_counter() - begun))
+
+
+def descended(problem: PlacementProblem) -> Solution:
+    """Return the swap descent's placement where it has one that keeps the rules."""
+    if refusal(local_search, problem):
+        return Solution(problem)
+    try:
+        return Solution(problem, local_search(problem))
+    except NoPlacementError:
+        return Solution(problem)
+
+
+def interchangeable(problem: PlacementProblem) -> bool:
+    """Whether GPUs (within nodes) and nodes can swap names without changing the problem."""
+    return problem.max_moves is None and problem.max_makespan is None

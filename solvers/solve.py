@@ -1,0 +1,129 @@
+"""Just give me the optimum: bounds and search first, stronger and more expensive methods only where they are needed."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from moeopt import bounds
+from moeopt.balancers import search
+from moeopt.bounds import Bound
+from moeopt.errors import NoPlacementError
+from moeopt.methods import refusal, refuses
+from moeopt.problem import PlacementProblem
+from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from solvers import configuration_lp, cpsat, pairing
+from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, known_before, work
+
+_SEARCH_SHARE = 0.3
+"""Share of a layer's time limit that the longer search may take before exact methods have their turn."""
+
+_HOTTEST_NODES = 200_000
+"""Ten times what the bound spends by default; tens of milliseconds per layer."""
+
+_SMALL = 24
+"""Slots up to which CP-SAT is quicker than any detour."""
+
+
+def solve(
+    problem: PlacementProblem,
+    *,
+    time_limit: float | None = None,
+    gap: float = DEFAULT_GAP,
+    workers: int = 1,
+    hint: Hint | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> Solution:
+    """Prove every layer optimal within ``gap``, by the cheapest means that do.
+
+    First the cheap bounds and the near-optimal search on all layers at once; then, layer by layer
+    and only where the gap is still open, the rungs of ``RUNGS`` in their order. What is known after
+    one rung, the best placement and the best bound with its proof, is where the next one begins.
+
+    Parameters
+    ----------
+    problem
+        ``[layers, experts]`` loads and the rules; every variant.
+    time_limit, gap, workers, hint, seed, jobs, budget, progress
+        As in :func:`solvers.cpsat.solve_cpsat`. Without a time limit a hard layer may never end; the answer
+        then depends on the arguments only.
+
+    Returns
+    -------
+    Solution
+        The best placement and bound of every layer, whatever time it took; ``bound_source`` names
+        the proof and ``certificate`` lets an outsider check it.
+
+    Raises
+    ------
+    InputError
+        If an argument breaks its rule; PlacementError if the hint is not feasible.
+    """
+    limits = Limits(time_limit, gap, workers, seed)
+    started = time.perf_counter()
+    known = known_before(problem, hint, limits.gap)
+    known = known.join(_searched(problem, known, limits))
+    each = (time.perf_counter() - started) / problem.num_layers
+    known = known.join(Solution(problem, runtime=each))
+    return work(known, climb, limits, first=descended, spent=each, jobs=jobs, budget=budget, progress=progress)
+
+
+def quick_search(problem: PlacementProblem, start=None, target=None, seed=0, deadline=math.inf):  # TEMPORARY
+    budget = None if start is None else min(0.005 * problem.slots, deadline - time.perf_counter())
+    return search(problem, start=start, target=target, seed=seed, budget=budget)
+
+
+def _searched(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """What the search finds on all layers at once, within the time of all of them."""
+    if refusal(search, problem):
+        return Solution(problem)
+    limit = math.inf if limits.time_limit is None else limits.time_limit * problem.num_layers
+    try:
+        return Solution(problem, quick_search(problem, seed=limits.seed, deadline=time.perf_counter() + limit))
+    except NoPlacementError:
+        return Solution(problem)  # the layers that remain open get a plainer start, one by one
+
+
+def climb(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Climb the rungs on one layer, the last one alone where the layer is small, until it is closed."""
+    for rung in RUNGS if problem.slots > _SMALL else RUNGS[-1:]:
+        if not known.still_open.size:
+            return known
+        if limits.late:
+            return known.ended(Stop.TIME_LIMIT)
+        if not refusal(rung, problem):
+            known = known.join(rung(problem, known, limits))
+    return known
+
+
+@refuses(lambda problem: "" if problem.num_redundant == 0 and problem.objective == "makespan" else "is for partitions")
+def hottest_gpus(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Solve the GPUs of the hottest experts exactly: a bound for partitions, with ten times its usual effort."""
+    value, certificate = bounds.certified_hottest_gpus(problem, max_nodes=_HOTTEST_NODES)
+    return Solution(problem, bound=Bound(value, ("hottest_gpus",), certificate))
+
+
+@refuses(lambda problem: "needs three slots per GPU or more" if problem.slots_per_gpu < 3 else refusal(search, problem))
+def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """More of the search from the best placement, aimed at the best bound."""
+    if known.placement is None:
+        return Solution(problem)
+    target = known.lower_bound * (1 + 0.9 * limits.gap)
+    share = limits.left * _SEARCH_SHARE
+    found = quick_search(
+        problem, start=known.placement, target=target, seed=limits.seed, deadline=time.perf_counter() + share
+    )
+    return Solution(problem, found, stop=limits.stop)
+
+
+RUNGS: tuple[LayerMethod, ...] = (
+    hottest_gpus,
+    longer_search,
+    pairing.solve_layer,
+    configuration_lp.solve_layer,
+    cpsat.solve_layer,
+)
+"""What is tried on a layer whose gap is open, in this order."""
