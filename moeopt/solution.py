@@ -228,24 +228,20 @@ class Solution(ArrayFields):
             np.full((self.num_layers, self.problem.slots), -1) if s.placement is None else s.placement.phy2log
             for s in (self, later)
         ]
-        joined = replace(
-            self,
-            placement=np.where(take[:, None], rows[1], rows[0]),
-            bound=self.bound.join(later.bound),
-            stop=[
-                a if a is Stop.INFEASIBLE else b for a, b in zip(self.stop, later.stop, strict=True)
-            ],
-            note=[
-                a if b in a else "; ".join(filter(None, (a, b)))
-                for a, b in zip(self.note, later.note, strict=True)
-            ],
-            runtime=self.runtime + later.runtime,
+        joined = Solution(
+            self.problem,
+            np.where(take[:, None], rows[1], rows[0]),
+            self.bound.join(later.bound),
+            [a if a is Stop.INFEASIBLE else b for a, b in zip(self.stop, later.stop, strict=True)],
+            [a if b in a else "; ".join(filter(None, (a, b))) for a, b in zip(self.note, later.note, strict=True)],
+            self.runtime + later.runtime,
+            self.tolerance,
         )
         return joined._consistent()
 
     def ended(self, stop: Stop, note: str = "") -> Solution:
         """Return the same knowledge, the work on all layers having ended for this reason."""
-        return replace(self, stop=stop, note=note or self.note)
+        return replace(self, stop=(stop,), note=(note,) if note else self.note)
 
     def _consistent(self) -> Solution:
         """Refuse contradictions, and lower bounds that exceed what is reached by rounding only."""
@@ -277,8 +273,8 @@ class Solution(ArrayFields):
             problem=self.problem[rows],
             placement=None if self.placement is None else self.placement[rows],
             bound=self.bound[rows],
-            stop=[self.stop[i] for i in rows],
-            note=[self.note[i] for i in rows],
+            stop=tuple(self.stop[i] for i in rows),
+            note=tuple(self.note[i] for i in rows),
             runtime=self.runtime[rows],
         )
 

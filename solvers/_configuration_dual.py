@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers._configuration_pricing import dearest, lightest, undominated
-from solvers.highs import load_highs
+from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]
 
@@ -119,9 +119,9 @@ class Dual:
         self._forget(threshold)
         best = np.array(self.certificate["prices"], dtype=float)
         while self.bound < threshold:
+            run(self.model, deadline)
             if time.perf_counter() > deadline:
                 return None
-            self.model.run()
             solution = self.model.getSolution()
             prices = np.maximum(np.array(solution.col_value), 0.0)
             if prices.sum() <= self.num_gpus * (1 + _PRECISION):
@@ -211,15 +211,16 @@ class Dual:
             self.model.deleteRows(self.fixed_rows, np.arange(self.fixed_rows, dtype=np.int32))
             self.fixed_rows = 0
         centre: Floats = np.array(self.model.getSolution().col_value)
-        while time.perf_counter() < deadline:
-            self.model.run()
+        while True:
+            run(self.model, deadline)
+            if time.perf_counter() > deadline:
+                return None
             solution = self.model.getSolution()
             prices = np.maximum(np.array(solution.col_value), 0.0)
             if not self._separate((centre + prices) / 2, prices, threshold) and not self._separate(
                 prices, prices, threshold
             ):
                 return Relaxation(self._shares(np.array(solution.row_dual)), prices)
-        return None
 
     def _shares(self, row_dual: Floats) -> Floats:
         """Share of every replica count of every expert in the primal solution, ``[experts, copies]``."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from moeopt.solution import FLOAT_RESOLUTION
-from solvers.highs import load_highs
+from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -129,7 +129,7 @@ def _solve(
     model.changeColsIntegrality(len(whole), whole, np.array([highspy.HighsVarType.kInteger] * len(whole)))
     starts, indices = matrix.indptr[:-1].astype(np.int32), matrix.indices.astype(np.int32)
     model.addRows(len(lower), lower, upper, matrix.nnz, starts, indices, matrix.data)
-    model.run()
+    run(model, long=True)
     if model.getInfo().primal_solution_status != 2:
         return None
     values = np.rint(model.getSolution().col_value).astype(np.int64)

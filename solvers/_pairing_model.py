@@ -11,6 +11,7 @@ It suffices to ask this at the sizes ``v`` above T/2 that occur. Choosing a coun
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from solvers.highs import load_highs
+from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -104,12 +105,12 @@ def _arrange(expert: Integers, count: Integers, size: Floats, threshold: float, 
     )
 
 
-def relax(columns: Columns) -> Integers:
+def relax(columns: Columns, deadline: float = math.inf) -> Integers:
     """Dual weights, as integers, of the least excess max f(v) - slots over fractional choices.
 
     The weights ``[1 + K]`` (total count first, then the breakpoints) are only a guess at the best
     ones: whatever they are, ``exclude`` draws valid conclusions from them. Where every expert has
-    one column, the row with the most excess says all.
+    one column, the row with the most excess says all. Out of time they are worth less, and as valid.
     """
     if len(columns.expert) == columns.num_experts:
         return _fullest_row(columns)
@@ -144,8 +145,10 @@ def relax(columns: Columns) -> Integers:
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
     solver.passModel(model)
-    solver.run()
-    duals = np.maximum(-np.array(solver.getSolution().row_dual)[-rows:], 0.0)
+    run(solver, deadline)
+    duals = np.zeros(rows)
+    if solver.getSolution().dual_valid:
+        duals = np.maximum(-np.array(solver.getSolution().row_dual)[-rows:], 0.0)
     return np.rint(duals * _WEIGHT_SCALE).astype(np.int64)
 
 

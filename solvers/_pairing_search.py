@@ -12,6 +12,7 @@ from ortools.sat.python import cp_model
 
 from solvers._pairing_model import Columns
 from solvers.drive import Limits
+from solvers.interrupt import interruptible
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: fl
     solver.parameters.num_workers = limits.workers
     solver.parameters.random_seed = limits.seed
     solver.parameters.max_deterministic_time = effort
-    solver.parameters.catch_sigint_signal = False  # Python's own handler stops the run
+    solver.parameters.catch_sigint_signal = False
     if seconds < math.inf:
         solver.parameters.max_time_in_seconds = seconds
-    status = solver.solve(model)
+    status = interruptible(lambda: solver.solve(model), solver.stop_search)
     if status == cp_model.INFEASIBLE:
         return Verdict(infeasible=True)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

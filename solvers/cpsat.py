@@ -19,6 +19,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
 from solvers.drive import Hint, Limits, Progress, descended, drive
 from solvers.formulation import LayerModel, layer_model, slots_from_copies
+from solvers.interrupt import interruptible
 
 _RESOLUTION = 2**45
 
@@ -114,7 +115,7 @@ def solve_layer(
         parameters.log_search_progress = True
         parameters.log_to_stdout = False
         solver.log_callback = log
-    status = solver.solve(model.cp)
+    status = interruptible(lambda: solver.solve(model.cp), solver.stop_search)
     if status == cp_model.MODEL_INVALID:
         return Solution(problem, stop=Stop.ERROR, note=f"CP-SAT: {solver.status_name()}")
     if status == cp_model.INFEASIBLE:
@@ -131,7 +132,7 @@ def solve_layer(
 
 
 class _CpModel:
-    """One layer: variables, then one method per numbered constraint, each yielding after every row."""
+    """One layer: variables, then one method per numbered constraint that yields its rows."""
 
     def __init__(self, data: LayerModel) -> None:
         self.data = data
@@ -141,8 +142,7 @@ class _CpModel:
     def build(self, limits: Limits) -> bool:
         """Build the whole model; False if the time is over before."""
         problem, data = self.problem, self.data
-        parts = [
-            (True, self._add_variables),
+        constraints = [
             (True, self.one_replica_count),
             (True, self.place_every_copy),
             (True, self.fill_every_slot),
@@ -157,9 +157,13 @@ class _CpModel:
             (data.gpus_are_alike and problem.hierarchical, self.order_nodes),
         ]
         self._scale_loads()
-        for needed, part in parts:
-            if needed and any(limits.late for _ in part()):
-                return False
+        if any(limits.late for _ in self._add_variables()):
+            return False
+        for needed, constraint in constraints:
+            for row in constraint() if needed else ():
+                if limits.late:
+                    return False
+                self.cp.add(row)
         if problem.objective == "makespan":
             self.minimise_makespan()
         else:
@@ -180,7 +184,7 @@ class _CpModel:
             for load, counts in zip(loads, self.data.counts, strict=True)
         ]
 
-    def _add_variables(self) -> Iterator[Any]:
+    def _add_variables(self) -> Iterator[None]:
         cp, data, problem = self.cp, self.data, self.problem
         gpus = range(problem.num_gpus)
         self.y, self.x, self.copies = [], [], []
@@ -191,7 +195,7 @@ class _CpModel:
             }
             self.x.append(row)
             self.copies.append([cp_model.LinearExpr.sum([row[c][g] for c in counts]) for g in gpus])
-            yield None
+            yield
         lowest = math.floor(Fraction(data.lower) * self.scale)
         if self.exact:
             # makespans are integers here, and the bound may be a rounding below one
@@ -216,54 +220,54 @@ class _CpModel:
     def one_replica_count(self) -> Iterator[Any]:
         """(2) Every expert has exactly one replica count."""
         for counts in self.y:
-            yield self.cp.add_exactly_one(counts.values())
+            yield cp_model.LinearExpr.sum(list(counts.values())) == 1
 
     def place_every_copy(self) -> Iterator[Any]:
         """(3) All copies of an expert are placed, and no others."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
-                yield self.cp.add(cp_model.LinearExpr.sum(self.x[expert][c]) == c * chosen)
+                yield cp_model.LinearExpr.sum(self.x[expert][c]) == c * chosen
 
     def fill_every_slot(self) -> Iterator[Any]:
         """(4) Every slot of every GPU holds a copy, or at most that where slots may stay empty."""
         for g in range(self.problem.num_gpus):
             held = cp_model.LinearExpr.sum([copies[g] for copies in self.copies])
             if self.problem.allow_empty_slots:
-                yield self.cp.add(held <= self.problem.slots_per_gpu)
+                yield held <= self.problem.slots_per_gpu
             else:
-                yield self.cp.add(held == self.problem.slots_per_gpu)
+                yield held == self.problem.slots_per_gpu
 
     def no_colocation(self) -> Iterator[Any]:
         """(5) No GPU holds two copies of one expert."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
                 for copies in self.x[expert][c]:
-                    yield self.cp.add_implication(copies, chosen)
+                    yield copies <= chosen
 
     def load_within_makespan(self) -> Iterator[Any]:
         """(6) No GPU's load exceeds the makespan."""
         for g in range(self.problem.num_gpus):
             variables = [row[c][g] for row in self.x for c in row]
             weights = [self.weight[e][c] for e, row in enumerate(self.x) for c in row]
-            yield self.cp.add(cp_model.LinearExpr.weighted_sum(variables, weights) <= self.makespan)
+            yield cp_model.LinearExpr.weighted_sum(variables, weights) <= self.makespan
 
     def one_node_per_group(self) -> Iterator[Any]:
         """(7) Every group lives on exactly one node."""
         for nodes in self.b:
-            yield self.cp.add_exactly_one(nodes)
+            yield cp_model.LinearExpr.sum(nodes) == 1
 
     def equal_groups_per_node(self) -> Iterator[Any]:
         """(8) Every node hosts the same number of groups."""
         share = self.problem.num_groups // self.problem.num_nodes
         for n in range(self.problem.num_nodes):
-            yield self.cp.add(cp_model.LinearExpr.sum([nodes[n] for nodes in self.b]) == share)
+            yield cp_model.LinearExpr.sum([nodes[n] for nodes in self.b]) == share
 
     def copies_stay_on_node(self) -> Iterator[Any]:
         """(9) Copies sit only on GPUs of their group's node."""
         group, node = self.problem.group_of_expert, self.problem.node_of_gpu
         for e, row in enumerate(self.copies):
             for g, copies in enumerate(row):
-                yield self.cp.add(copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]])
+                yield copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]]
 
     def keep_what_is_there(self) -> Iterator[Any]:
         """(10) Only copies that the reference has on a GPU, and the placement too, are kept."""
@@ -272,13 +276,13 @@ class _CpModel:
         for g, e in np.argwhere(reference > 0).tolist():
             kept = self.cp.new_int_var(0, int(reference[g, e]), f"k[{e},{g}]")
             self.kept[e, g] = kept
-            yield self.cp.add(kept <= self.copies[e][g])
+            yield kept <= self.copies[e][g]
         placed = cp_model.LinearExpr.sum([copies for row in self.copies for copies in row])
         self.moves = placed - cp_model.LinearExpr.sum(list(self.kept.values()))
 
     def limit_moves(self) -> Iterator[Any]:
         """(11) At most ``max_moves`` copies are new where they are."""
-        yield self.cp.add(self.moves <= self.problem.max_moves)
+        yield self.moves <= self.problem.max_moves
 
     def minimise_moves(self) -> None:
         """(12) The fewest moves, the makespan being fixed at its ceiling."""
@@ -298,13 +302,13 @@ class _CpModel:
             before: list[cp_model.LinearExprT] = []
             for e in self.data.by_load[: 2 * self.problem.num_gpus]:
                 before.append(self.copies[e][g - 1])
-                yield self.cp.add(self.copies[e][g] <= most * cp_model.LinearExpr.sum(before))
+                yield self.copies[e][g] <= most * cp_model.LinearExpr.sum(before)
 
     def order_nodes(self) -> Iterator[Any]:
         """(14) Nodes are numbered by the first group they host: symmetry breaking."""
         for n in range(1, self.problem.num_nodes):
             for q in range(self.problem.num_groups):
-                yield self.cp.add(self.b[q][n] <= cp_model.LinearExpr.sum([self.b[p][n - 1] for p in range(q)]))
+                yield self.b[q][n] <= cp_model.LinearExpr.sum([self.b[p][n - 1] for p in range(q)])
 
     def _makespan(self, placement: Placement) -> int:
         """Makespan of a placement in the model's rounded loads."""

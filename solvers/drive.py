@@ -176,7 +176,7 @@ def work(
             yield delayed(_one_layer)(parts[layer], method, limits, first, spent)
 
     done = 0
-    for layer, found in zip(layers, Parallel(n_jobs=jobs, return_as="generator")(tasks()), strict=False):
+    for found, layer in zip(Parallel(n_jobs=jobs, return_as="generator")(tasks()), layers, strict=False):
         parts[layer] = found
         done += 1
         tell(1)

@@ -1,11 +1,19 @@
-"""HiGHS without its banner: the first Highs object of a process prints one, whatever its options."""
+"""HiGHS without its banner, within a deadline, and with an ear for Ctrl-C."""
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
+import time
 from types import ModuleType
+from typing import Any
+
+from solvers.interrupt import interruptible
+
+_LARGE = 50_000
+"""Non-zeros of a linear program from which a run may take so long that Ctrl-C should be felt within it."""
 
 
 @functools.cache
@@ -24,3 +32,17 @@ def load_highs() -> ModuleType:
         os.close(sink)
     module: ModuleType = highspy
     return module
+
+
+def run(model: Any, deadline: float = math.inf, *, long: bool = False) -> None:
+    """Run a ``highspy.Highs`` until it is done or ``time.perf_counter`` reaches the deadline.
+
+    Ctrl-C is felt within ``long`` runs and those of large models; others are over before it matters.
+    """
+    if math.isfinite(deadline):  # the solver's own limit counts all runs of the object
+        model.setOptionValue("time_limit", model.getRunTime() + max(deadline - time.perf_counter(), 0.0))
+    if not long and model.getNumNz() < _LARGE:
+        model.run()
+        return
+    model.HandleUserInterrupt = True
+    interruptible(model.run, model.cancelSolve)

@@ -17,7 +17,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
 from solvers.drive import Hint, Limits, Progress, descended, drive
 from solvers.formulation import LayerModel, layer_model, slots_from_copies
-from solvers.highs import load_highs
+from solvers.highs import load_highs, run
 
 _UNIT = 1000.0
 """The makespan's bound in model units: well above the solvers' absolute tolerances."""
@@ -74,7 +74,7 @@ def _solve_layer(backend: str, problem: PlacementProblem, known: Solution, limit
     data = layer_model(known)
     if data.too_large:
         return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
-    model = _MilpModel(data)
+    model = MilpModel(data)
     if not model.build(limits):
         return Solution(problem, stop=Stop.TIME_LIMIT)
     phy2log, bound, stop, note = BACKENDS[backend](model, limits)
@@ -89,8 +89,8 @@ Answer = tuple[np.ndarray | None, float | None, Stop, str]
 """What a back end says: slots or None, bound or None, why it ended, a note."""
 
 
-class _MilpModel:
-    """One layer: variables, then one method per numbered constraint, as in ``cpsat.py``."""
+class MilpModel:
+    """One layer: variables, then one method per numbered constraint that yields its rows, as in ``cpsat.py``."""
 
     def __init__(self, data: LayerModel) -> None:
         self.data = data
@@ -102,8 +102,7 @@ class _MilpModel:
     def build(self, limits: Limits) -> bool:
         """Build the whole model; False if the time is over before."""
         problem, data = self.problem, self.data
-        parts = [
-            (True, self._add_variables),
+        constraints = [
             (True, self.one_replica_count),
             (True, self.place_every_copy),
             (True, self.fill_every_slot),
@@ -117,9 +116,13 @@ class _MilpModel:
             (data.gpus_are_alike, self.order_gpus),
             (data.gpus_are_alike and problem.hierarchical, self.order_nodes),
         ]
-        for needed, part in parts:
-            if needed and any(limits.late for _ in part()):
-                return False
+        if any(limits.late for _ in self._add_variables()):
+            return False
+        for needed, constraint in constraints:
+            for row in constraint() if needed else ():
+                if limits.late:
+                    return False
+                self.lp += row
         if problem.objective == "makespan":
             self.minimise_makespan()
         else:
@@ -127,9 +130,6 @@ class _MilpModel:
         if data.start is not None:
             self._add_start(data.start)
         return not limits.late
-
-    def _add(self, row: Any) -> None:
-        self.lp += row
 
     def _add_variables(self) -> Iterator[None]:
         data, problem = self.data, self.problem
@@ -163,79 +163,79 @@ class _MilpModel:
         """(1) The fullest GPU has the least load."""
         self.lp.setObjective(self.makespan)
 
-    def one_replica_count(self) -> Iterator[None]:
+    def one_replica_count(self) -> Iterator[Any]:
         """(2) Every expert has exactly one replica count."""
         for counts in self.y:
-            yield self._add(pulp.lpSum(counts.values()) == 1)
+            yield pulp.lpSum(counts.values()) == 1
 
-    def place_every_copy(self) -> Iterator[None]:
+    def place_every_copy(self) -> Iterator[Any]:
         """(3) All copies of an expert are placed, and no others."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
-                yield self._add(pulp.lpSum(self.x[expert][c]) == c * chosen)
+                yield pulp.lpSum(self.x[expert][c]) == c * chosen
 
-    def fill_every_slot(self) -> Iterator[None]:
+    def fill_every_slot(self) -> Iterator[Any]:
         """(4) Every slot of every GPU holds a copy, or at most that where slots may stay empty."""
         for g in range(self.problem.num_gpus):
             held = pulp.lpSum(copies[g] for copies in self.copies)
             if self.problem.allow_empty_slots:
-                yield self._add(held <= self.problem.slots_per_gpu)
+                yield held <= self.problem.slots_per_gpu
             else:
-                yield self._add(held == self.problem.slots_per_gpu)
+                yield held == self.problem.slots_per_gpu
 
-    def no_colocation(self) -> Iterator[None]:
+    def no_colocation(self) -> Iterator[Any]:
         """(5) No GPU holds two copies of one expert."""
         for expert, counts in enumerate(self.y):
             for c, chosen in counts.items():
                 for copies in self.x[expert][c]:
-                    yield self._add(copies <= chosen)
+                    yield copies <= chosen
 
-    def load_within_makespan(self) -> Iterator[None]:
+    def load_within_makespan(self) -> Iterator[Any]:
         """(6) No GPU's load exceeds the makespan."""
         loads = self.data.loads / self.unit
         for g in range(self.problem.num_gpus):
             carried = pulp.lpSum((float(loads[e]) / c) * row[c][g] for e, row in enumerate(self.x) for c in row)
-            yield self._add(carried - self.makespan <= 0)
+            yield carried - self.makespan <= 0
 
-    def one_node_per_group(self) -> Iterator[None]:
+    def one_node_per_group(self) -> Iterator[Any]:
         """(7) Every group lives on exactly one node."""
         for nodes in self.b:
-            yield self._add(pulp.lpSum(nodes) == 1)
+            yield pulp.lpSum(nodes) == 1
 
-    def equal_groups_per_node(self) -> Iterator[None]:
+    def equal_groups_per_node(self) -> Iterator[Any]:
         """(8) Every node hosts the same number of groups."""
         share = self.problem.num_groups // self.problem.num_nodes
         for n in range(self.problem.num_nodes):
-            yield self._add(pulp.lpSum(nodes[n] for nodes in self.b) == share)
+            yield pulp.lpSum(nodes[n] for nodes in self.b) == share
 
-    def copies_stay_on_node(self) -> Iterator[None]:
+    def copies_stay_on_node(self) -> Iterator[Any]:
         """(9) Copies sit only on GPUs of their group's node."""
         group, node = self.problem.group_of_expert, self.problem.node_of_gpu
         for e, row in enumerate(self.copies):
             for g, copies in enumerate(row):
-                yield self._add(copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]])
+                yield copies <= self.data.max_copies_per_gpu * self.b[group[e]][node[g]]
 
-    def keep_what_is_there(self) -> Iterator[None]:
+    def keep_what_is_there(self) -> Iterator[Any]:
         """(10) Only copies that the reference has on a GPU, and the placement too, are kept."""
         reference = self.data.copies_in_reference()
         self.kept = {}
         for g, e in np.argwhere(reference > 0).tolist():
             kept = self.lp.add_variable(f"k_{e}_{g}", 0, int(reference[g, e]), pulp.LpInteger)
-            yield self._add(kept <= self.copies[e][g])
+            yield kept <= self.copies[e][g]
             self.kept[e, g] = kept
         placed = pulp.lpSum(copies for row in self.copies for copies in row)
         self.moves = placed - pulp.lpSum(self.kept.values())
 
-    def limit_moves(self) -> Iterator[None]:
+    def limit_moves(self) -> Iterator[Any]:
         """(11) At most ``max_moves`` copies are new where they are."""
-        yield self._add(self.moves <= self.problem.max_moves)
+        yield self.moves <= self.problem.max_moves
 
     def minimise_moves(self) -> None:
         """(12) The fewest moves, the makespan being fixed at its ceiling."""
         self.lp += self.moves >= self.data.fewest_moves
         self.lp.setObjective(self.moves)
 
-    def order_gpus(self) -> Iterator[None]:
+    def order_gpus(self) -> Iterator[Any]:
         """(13) GPUs are numbered by the hottest expert they hold: symmetry breaking.
 
         Only the hottest experts take part: the rest break few ties at a quadratic cost.
@@ -248,13 +248,13 @@ class _MilpModel:
             before: list[Any] = []
             for e in self.data.by_load[: 2 * self.problem.num_gpus]:
                 before.append(self.copies[e][g - 1])
-                yield self._add(self.copies[e][g] <= most * pulp.lpSum(before))
+                yield self.copies[e][g] <= most * pulp.lpSum(before)
 
-    def order_nodes(self) -> Iterator[None]:
+    def order_nodes(self) -> Iterator[Any]:
         """(14) Nodes are numbered by the first group they host: symmetry breaking."""
         for n in range(1, self.problem.num_nodes):
             for q in range(self.problem.num_groups):
-                yield self._add(self.b[q][n] <= pulp.lpSum(self.b[p][n - 1] for p in range(q)))
+                yield self.b[q][n] <= pulp.lpSum(self.b[p][n - 1] for p in range(q))
 
     def _add_start(self, start: Placement) -> None:
         """Give every variable its value in the placement known, the makespan included."""
@@ -306,10 +306,10 @@ class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
             start = highspy.HighsSolution()
             start.col_value = [float(variable.varValue) for variable in variables]
             lp.solverModel.setSolution(start)
-        super().callSolver(lp)
+        run(lp.solverModel, long=True)
 
 
-def _run_highs(model: _MilpModel, limits: Limits) -> Answer:
+def run_highs(model: MilpModel, limits: Limits) -> Answer:
     highspy = load_highs()
     highspy.Highs.resetGlobalScheduler(True)  # else the first run's thread count holds for all
     solver = _WarmHiGHS(
@@ -333,7 +333,7 @@ def _run_highs(model: _MilpModel, limits: Limits) -> Answer:
     return model.phy2log() if found else None, model.lower_bound(info.mip_dual_bound), stop, note
 
 
-def _run_cbc(model: _MilpModel, limits: Limits) -> Answer:
+def run_cbc(model: MilpModel, limits: Limits) -> Answer:
     # so much finer that the bound which follows is still within the gap, once the margin is off it
     finer = max(max(limits.gap, FLOAT_RESOLUTION) - 3 * _MARGIN, 0.0)
     solver = pulp.COIN_CMD(
@@ -361,5 +361,5 @@ def _run_cbc(model: _MilpModel, limits: Limits) -> Answer:
     return model.phy2log() if found else None, bound, stop, ""
 
 
-BACKENDS: dict[str, Callable[[_MilpModel, Limits], Answer]] = {"highs": _run_highs, "cbc": _run_cbc}
+BACKENDS: dict[str, Callable[[MilpModel, Limits], Answer]] = {"highs": run_highs, "cbc": run_cbc}
 """MILP solvers by name."""

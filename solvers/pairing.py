@@ -208,7 +208,7 @@ class _LayerSearch:
         if columns is None:
             self._prove(threshold, "pairing_lp", [])
             return math.inf
-        weights = relax(columns)
+        weights = relax(columns, self.limits.deadline)
         if not exclude(columns, weights).any():
             self._prove(threshold, "pairing_lp", [witness(columns, weights)])
         return excess(columns, weights)
@@ -264,7 +264,7 @@ class _LayerSearch:
         columns = self._columns(threshold)
         rounds = []
         while columns is not None:
-            weights = relax(columns)
+            weights = relax(columns, self.limits.deadline)
             rounds.append(witness(columns, weights))
             possible = exclude(columns, weights)
             if not possible.any():

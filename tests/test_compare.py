@@ -5,10 +5,11 @@ from moeopt import metrics
 from moeopt.balancers import contiguous, eplb
 from moeopt.bounds import Bound
 from moeopt.compare import COLUMNS, compare
-from moeopt.errors import InputError, MoeoptError, UnsupportedError
+from moeopt.errors import ContradictionError, InputError, NoPlacementError, UnsupportedError
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import LayerOutcome, SolveStatus, conclude
+from moeopt.solution import Solution, Stop
 
 LOAD = [[9, 5, 4, 2], [8, 1, 1, 1]]
 
@@ -23,11 +24,7 @@ def best(problem):
 
 
 def exact(problem):
-    outcomes = [
-        LayerOutcome(row, lower_bound=bound, runtime=0.5)
-        for row, bound in zip(best(problem).phy2log, (11, 9), strict=True)
-    ]
-    return conclude(problem, outcomes)
+    return Solution(problem, best(problem), Bound([11, 9], ("mine", "mine")), runtime=0.5)
 
 
 def test_has_a_row_per_method_and_layer_with_the_promised_columns(problem):
@@ -63,7 +60,7 @@ def test_a_given_bound_joins_and_names_its_source(problem):
 
 
 def test_a_bound_above_a_feasible_makespan_is_refused_loudly(problem):
-    with pytest.raises(MoeoptError, match=r"layer 0 .*mine reaches 11, below the lower bound 12 of liar"):
+    with pytest.raises(ContradictionError, match=r"mine: layer 0 .* reaches 11, below the lower bound 12 of liar"):
         compare(problem, {"mine": best}, bound=Bound(np.array([12.0, 9.0]), ("liar", "liar")))
 
 
@@ -75,9 +72,9 @@ def test_a_bound_above_by_a_solvers_tolerance_counts_as_met(problem):
 
 def test_infeasible_beside_a_feasible_placement_is_refused_loudly(problem):
     def wrong(problem):
-        return conclude(problem, [LayerOutcome(status=SolveStatus.INFEASIBLE)] * 2)
+        return Solution(problem, stop=Stop.INFEASIBLE)
 
-    with pytest.raises(MoeoptError, match="wrong claims that no placement exists"):
+    with pytest.raises(ContradictionError, match="wrong: layer 0 of loads: one method says that no placement exists"):
         compare(problem, {"mine": best, "wrong": wrong})
 
 
@@ -92,6 +89,7 @@ def raises(error):
     ("method", "status", "reason"),
     [
         (raises(UnsupportedError("needs 3 GPUs")), "SKIPPED", "needs 3 GPUs"),
+        (raises(NoPlacementError("layer 0: stuck at 12")), "NO_SOLUTION", "layer 0: stuck at 12"),
         (raises(InputError("loads too small")), "ERROR", "loads too small"),
         (raises(ZeroDivisionError("by zero")), "ERROR", "ZeroDivisionError: by zero"),
         (raises(RuntimeError()), "ERROR", "RuntimeError"),
@@ -110,6 +108,24 @@ def test_a_method_at_fault_is_a_row_with_the_reason(problem, method, status, rea
     assert wrong.note.str.contains(reason, regex=False).all()
     assert wrong[["makespan", "gap", "imbalance", "moves", "runtime_ms"]].isna().all(axis=None)
     assert table[table.method == "contiguous"].makespan.notna().all()
+
+
+def test_a_method_that_says_beforehand_what_it_does_not_take_is_not_called(problem):
+    @refuses(lambda problem: f"needs three GPUs, not {problem.num_gpus}")
+    def choosy(problem):
+        raise AssertionError("called all the same")
+
+    table = compare(problem, {"mine": choosy})
+    assert table.status.eq("SKIPPED").all()
+    assert table.note.eq("choosy needs three GPUs, not 2").all()
+
+
+def test_an_answer_to_another_problem_is_held_against_this_one():
+    loose = PlacementProblem([[9, 1]], num_gpus=2, num_slots=4)
+    strict = PlacementProblem([[9, 1]], num_gpus=2, num_slots=4, allow_colocated=False)
+    table = compare(strict, {"loose": lambda problem: Solution(loose, [[0, 0, 1, 1]])})
+    assert table.status.tolist() == ["ERROR"]
+    assert "holds expert 0 twice" in table.note[0]
 
 
 def test_an_interruption_passes_through(problem):
@@ -143,13 +159,15 @@ def test_exact_methods_are_called_once_and_report_their_own_time_per_layer(probl
 
 @pytest.mark.parametrize(("repeats", "warmup"), [(0, 1), (1, -1)])
 def test_impossible_numbers_of_calls_are_refused(problem, repeats, warmup):
-    with pytest.raises(InputError, match="repeats must be >= 1"):
+    with pytest.raises(InputError, match=r"(repeats|warmup) must be >="):
         compare(problem, {"mine": best}, repeats=repeats, warmup=warmup)
 
 
 def test_layers_without_a_placement_keep_the_solutions_status(problem):
     def half(problem):
-        return conclude(problem, [LayerOutcome(best(problem).phy2log[0]), LayerOutcome(note="time ran out")])
+        rows = best(problem).phy2log.copy()
+        rows[1] = -1
+        return Solution(problem, rows, note=("", "time ran out"))
 
     table = compare(problem, {"half": half})
     assert table.status.tolist() == ["OPTIMAL", "NO_SOLUTION"]

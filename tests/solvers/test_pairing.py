@@ -12,7 +12,7 @@ from moeopt.solution import SolveStatus
 from solvers._pairing_model import cheapest, columns_at, excess, exclude, relax
 from solvers._pairing_repair import repair
 from solvers.brute_force import solve_brute_force
-from solvers.layers import Limits
+from solvers.drive import Limits, known_before
 from solvers.pairing import _LayerSearch, solve_pairing
 from tests.pairing_certificate import possible_counts, refutes
 
@@ -242,7 +242,7 @@ def test_the_excess_of_the_relaxation_tells_the_thresholds_it_refutes(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_tightening_brings_the_bound_to_where_the_relaxation_no_longer_refutes(seed):
     problem = medium_problem(seed, experts=60, gpus=36)
-    search = _LayerSearch(problem, Limits(None, 1e-4))
+    search = _LayerSearch(known_before(problem, None, 1e-4), Limits(None, 1e-4))
     cheap = search.bound
     search._tighten()
     assert search.bound > cheap

@@ -1,0 +1,178 @@
+"""Forged bounds and certificates are rejected by the independent check, with a reason and without a crash."""
+
+import math
+from fractions import Fraction
+
+import pytest
+
+from moeopt import PlacementProblem, verify
+from moeopt.verify import bounds as checks
+from tests.verify.claims import accepts, claim, forged, largest_proven, pairs, triples
+
+PARTITION = PlacementProblem([[40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1]], 3)
+REPLICATED = PlacementProblem([[0.1, 0.7, 1.3, 5.9]], 3, 6)
+HIERARCHICAL = PlacementProblem([[9, 8, 7, 1, 5, 1, 1, 1]], 4, 12, num_nodes=2, num_groups=4)
+BOUNDS = [
+    (PARTITION, {"method": "mean_load"}),
+    (PARTITION, {"method": "hottest_replica"}),
+    (PARTITION, {"method": "hottest_with_companions"}),
+    (PARTITION, {"method": "hot_on_few_gpus", "hottest": [0, 1, 2, 3]}),
+    (PARTITION, {"method": "hottest_gpus", "hottest": [0, 1, 2]}),
+    (REPLICATED, {"method": "mean_load"}),
+    (REPLICATED, {"method": "hottest_replica"}),
+    (REPLICATED, {"method": "hottest_with_companions"}),
+    (HIERARCHICAL, {"method": "hottest_replica", "group": 0}),
+    (HIERARCHICAL, {"method": "node_load"}),
+]
+
+
+@pytest.mark.parametrize(("problem", "certificate"), BOUNDS)
+def test_a_bound_one_ulp_above_what_its_certificate_proves_is_rejected(problem, certificate):
+    highest = largest_proven(problem, certificate, 0.0, 1000.0)
+    assert highest > 0
+    assert not accepts(problem, math.nextafter(highest, math.inf), certificate)
+
+
+def test_the_largest_value_proven_is_the_formulas_own():
+    load = [Fraction(value) for value in REPLICATED.load.values[0].tolist()]
+    mean = largest_proven(REPLICATED, {"method": "mean_load"}, 0.0, 1000.0)
+    assert Fraction(mean) <= sum(load) / 3 < Fraction(math.nextafter(mean, math.inf))
+    hottest = largest_proven(REPLICATED, {"method": "hottest_replica"}, 0.0, 1000.0)
+    assert Fraction(hottest) <= load[3] / 3 < Fraction(math.nextafter(hottest, math.inf))
+    assert largest_proven(PARTITION, {"method": "mean_load"}, 0.0, 1000.0) == math.ceil(182 / 3)
+    assert largest_proven(PARTITION, {"method": "hottest_with_companions"}, 0.0, 1000.0) == 40 + 1 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    "hottest",
+    [
+        [0, 1, 2, 4],
+        [0, 0, 1, 2],
+        [0, 1, 2, 12],
+        [0, 1, 2, -1],
+        [],
+        [0.0, 1, 2, 3],
+        "0123",
+        None,
+        [[0]],
+    ],
+)
+@pytest.mark.parametrize("method", ["hot_on_few_gpus", "hottest_gpus"])
+def test_a_wrong_list_of_hottest_experts_is_rejected(method, hottest):
+    value = largest_proven(PARTITION, {"method": method, "hottest": [0, 1, 2, 3]}, 0.0, 1000.0)
+    assert not accepts(PARTITION, value, {"method": method, "hottest": hottest})
+
+
+def test_partition_certificates_prove_nothing_where_there_are_replicas():
+    problem = PlacementProblem([[40, 39, 38, 20, 11, 10]], 4, 8)
+    assert not accepts(problem, 1.0, {"method": "hot_on_few_gpus", "hottest": [0]})
+    assert not accepts(problem, 1.0, {"method": "hottest_gpus", "hottest": [0, 1]})
+    assert not accepts(problem, 1.0, {"method": "node_load"})
+
+
+def test_hottest_gpus_too_large_to_search_is_left_undecided(monkeypatch):
+    problem, certificate = (
+        PlacementProblem([[26, 26, 26, 11, 10, 8, 6, 5, 1]], 3),
+        {"method": "hottest_gpus", "hottest": [0, 1, 2]},
+    )
+    assert not accepts(problem, 41.0, certificate | {"method": "hot_on_few_gpus"})
+    assert accepts(problem, 41.0, certificate)
+    monkeypatch.setattr(checks, "MAX_DEALS", 3)
+    verdict = verify(problem, claim(problem, 41.0, certificate)).layers[0]
+    assert (verdict.ok, verdict.bound) == (True, "unknown")
+    assert "takes too long" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: {"threshold": c["threshold"] * 1.01},
+        lambda c: {"needed": c["needed"] + 1},
+        lambda c: {"needed": round(c["needed"] * 0.99)},
+        lambda c: {"prices": [-1, *c["prices"][1:]]},
+        lambda c: {"prices": c["prices"][1:]},
+        lambda c: {"prices": [0] * len(c["prices"])},
+        lambda c: {"prices": c["prices"][::-1]},
+        lambda c: {"prices": [float(price) for price in c["prices"]]},
+        lambda c: {"threshold": c["threshold"] * 0.99},
+        lambda c: {"threshold": math.inf},
+        lambda c: {"threshold": math.nan},
+        lambda c: {"threshold": True},
+        lambda c: {"needed": None},
+    ],
+)
+def test_forged_configuration_certificates_are_rejected(change):
+    problem, certificate = triples()
+    changed = certificate | change(certificate)
+    value = max(certificate["threshold"], changed["threshold"])
+    assert not accepts(problem, value if math.isfinite(value) else certificate["threshold"], changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c, high: {"threshold": high},
+        lambda c, high: {"rounds": []},
+        lambda c, high: {"rounds": None},
+        lambda c, high: {"rounds": [7]},
+        lambda c, high: {"rounds": [{}]},
+        lambda c, high: {"rounds": [step | {"weights": [-w for w in step["weights"]]} for step in c["rounds"]]},
+        lambda c, high: {"rounds": [step | {"weights": step["weights"][1:]} for step in c["rounds"]]},
+        lambda c, high: {"rounds": [step | {"points": ["x"] * len(step["points"])} for step in c["rounds"]]},
+        lambda c, high: {"rounds": [step | {"points": [math.nan] * len(step["points"])} for step in c["rounds"]]},
+        lambda c, high: {"threshold": c["threshold"] * 0.999},
+    ],
+)
+def test_forged_pairing_certificates_are_rejected(change):
+    problem, solution = pairs()
+    certificate = solution.certificate[0]
+    high = float(solution.makespan[0])
+    changed = certificate | change(certificate, high)
+    assert not accepts(problem, max(certificate["threshold"], changed["threshold"]), changed)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_pair_that_just_fits_is_not_refuted(rounds):
+    """Sizes 3 and 2 make 5: at the point 3 they cost exactly what a GPU may cost."""
+    problem = PlacementProblem([[3, 2]], 1)
+    step = {"points": [3.0], "weights": [1]}
+    assert not accepts(problem, 5.0, {"method": "pairing_lp", "threshold": 5.0, "rounds": [step] * rounds})
+    assert accepts(problem, 4.5, {"method": "pairing_lp", "threshold": 4.5, "rounds": [step] * rounds})
+
+
+def test_a_pairing_search_relabelled_as_a_linear_proof_is_rejected():
+    problem, solution = pairs()
+    searched = solution.certificate[0] | {"method": "pairing_cpsat", "rounds": []}
+    claimed = forged(solution, bound_source=("pairing_cpsat",), certificate=(searched,))
+    assert verify(problem, claimed).layers[0].bound == "solver's claim"
+    assert not accepts(problem, solution.lower_bound[0], searched | {"method": "pairing_lp"})
+
+
+def test_the_certificate_of_another_layer_is_rejected():
+    first, second = [40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 9, 10, 11, 20, 38, 39, 40]
+    problem = PlacementProblem([first, second], 3)
+    solution = claim(problem, 1.0, None)
+    own = ({"method": "hot_on_few_gpus", "hottest": [0, 1, 2]}, {"method": "hot_on_few_gpus", "hottest": [11, 10, 9]})
+    assert verify(problem, forged(solution, certificate=own)).proven
+    assert not verify(problem, forged(solution, certificate=own[::-1])).ok
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        {}, [], "mean_load", 7, {"method": None}, {"method": ["mean_load"]}, {"method": "trust_me"},
+        {"Method": "mean_load"}, {"method": "cpsat"}, {"method": "moves_needed"}, {"method": "hottest_gpus"},
+        {"method": "hottest_replica", "group": 99}, {"method": "hottest_replica", "group": -1},
+        {"method": "hottest_replica", "group": 10**5000}, {"method": "hottest_replica", "group": "0"},
+        {"method": "pairing_lp"}, {"method": "pairing_lp", "threshold": 10**400, "rounds": []},
+        {"method": "pairing_cpsat", "threshold": 60.0}, {"method": "configuration_lp"},
+        {"method": "configuration_lp", "threshold": 1e308},
+    ],
+)  # fmt: skip
+def test_malformed_and_unknown_certificates_are_rejected_without_a_crash(certificate):
+    assert not accepts(PARTITION, 60.0, certificate)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_bound_is_rejected(value):
+    assert not accepts(PARTITION, value, {"method": "mean_load"})
