@@ -49,3 +49,14 @@ def refusal(method: Callable[..., Any], problem: PlacementProblem) -> str:
     reason: Reason | None = getattr(method, "reason", None)
     why = "" if reason is None else reason(problem)
     return f"{method.__name__} {why}" if why else ""
+
+
+def made_for(problem: PlacementProblem, slots_per_gpu: int) -> str:
+    """Reason of a method for one number of slots per GPU that knows neither groups nor moves; "" if that fits."""
+    if problem.slots_per_gpu != slots_per_gpu:
+        return f"needs slots_per_gpu={slots_per_gpu}, got {problem.slots_per_gpu}"
+    if problem.hierarchical:
+        return f"knows no nodes and groups, got num_nodes={problem.num_nodes}"
+    if problem.max_moves is not None or problem.objective == "moves":
+        return "neither limits nor minimises moves: leave max_moves and max_makespan out"
+    return ""

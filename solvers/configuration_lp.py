@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moeopt.balancers.triples import pack_triples
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, UnsupportedError
-from moeopt.methods import refuses
+from moeopt.methods import made_for, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.replication import replicate
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
@@ -109,13 +109,7 @@ def _pairs(problem: PlacementProblem) -> int:
 
 
 def _reason(problem: PlacementProblem) -> str:
-    if problem.slots_per_gpu != 3:
-        return f"needs three slots per GPU, not {problem.slots_per_gpu}"
-    if problem.hierarchical:
-        return "knows no nodes and groups"
-    if problem.max_moves is not None or problem.objective == "moves":
-        return "neither limits nor minimises moves"
-    return ""
+    return made_for(problem, 3)
 
 
 @refuses(_reason)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan
 from moeopt.bounds import Bound, Certificate
-from moeopt.methods import refuses
+from moeopt.methods import made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
@@ -54,12 +54,9 @@ _STALLED = 0.9
 
 
 def _reason(problem: PlacementProblem) -> str:
-    if problem.slots_per_gpu != 2:
-        return f"needs two slots per GPU, not {problem.slots_per_gpu}"
-    if problem.hierarchical:
-        return "knows no nodes and groups"
-    if problem.max_moves is not None or problem.objective == "moves":
-        return "neither limits nor minimises moves"
+    other = made_for(problem, 2)
+    if other:
+        return other
     if problem.num_experts * problem.max_replicas > MAX_COLUMNS:
         return (
             f"lists every count of every expert: {problem.num_experts} experts with up to "

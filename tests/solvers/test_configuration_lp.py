@@ -178,10 +178,10 @@ def test_colocation_is_respected():
 
 
 def test_problems_outside_its_reach_are_refused_with_the_reason():
-    with pytest.raises(UnsupportedError, match="3 slots a GPU, got 2"):
+    with pytest.raises(UnsupportedError, match="solve_configuration needs slots_per_gpu=3, got 2"):
         solve_configuration(PlacementProblem([[4, 3, 2, 1]], num_gpus=2))
     loads = np.ones((1, 12))
-    with pytest.raises(UnsupportedError, match="hierarchical"):
+    with pytest.raises(UnsupportedError, match="num_nodes=2"):
         solve_configuration(PlacementProblem(loads, num_gpus=4, num_nodes=2, num_groups=4))
     with pytest.raises(UnsupportedError, match="moves"):
         solve_configuration(PlacementProblem(loads, num_gpus=4, reference=np.arange(12), max_moves=2))

@@ -188,7 +188,7 @@ def test_all_loads_zero_cost_nothing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_gpus": 2, "num_slots": 6}, "slots_per_gpu=3"),
+        ({"num_gpus": 2, "num_slots": 6}, "needs slots_per_gpu=2, got 3"),
         ({"num_gpus": 2, "num_nodes": 2, "num_groups": 2}, "num_nodes=2"),
         ({"num_gpus": 2, "reference": [[0, 1, 2, 3]], "max_moves": 1}, "max_moves"),
     ],
@@ -246,6 +246,6 @@ def test_tightening_brings_the_bound_to_where_the_relaxation_no_longer_refutes(s
     cheap = search.bound
     search._tighten()
     assert search.bound > cheap
-    assert check(problem, json.loads(json.dumps(search.certificate)))
+    assert check(problem, json.loads(json.dumps(search.proven.certificate[0])))
     columns = columns_at(search.load, search.bound * (1 + 1e-4), problem.slots, problem.max_replicas)
     assert excess(columns, relax(columns)) <= 0 or search.bound * (1 + 1e-4) > search._ceiling()
