@@ -11,7 +11,7 @@ import numpy as np
 
 from moeopt import metrics
 from moeopt.balancers import local_search, relabel
-from moeopt.errors import InputError, PlacementError, UnsupportedError
+from moeopt.errors import InputError, NoPlacementError, PlacementError, UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import LayerOutcome, Solution, SolveStatus, conclude
@@ -84,7 +84,7 @@ def heuristic_hint(problem: PlacementProblem) -> Placement | None:
     try:
         placement = local_search(problem)
         problem.check(placement)
-    except (PlacementError, UnsupportedError):
+    except (NoPlacementError, PlacementError, UnsupportedError):
         return None
     return placement
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan, refuse_unless_pairs
+from moeopt.balancers.pairing import anneal, greedy_counts, not_pairs, pair_up, paired_makespan
 from moeopt.errors import UnsupportedError
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, LayerOutcome, Solution
@@ -54,6 +55,7 @@ _STALLED = 0.9
 """Share of the columns left by a round of the relaxation above which another is not worth it."""
 
 
+@refuses(not_pairs)
 def solve_pairing(
     problem: PlacementProblem,
     *,
@@ -101,7 +103,6 @@ def solve_pairing(
     Where it is not, the bound is that of the problem with colocation (and at most one copy of an
     expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
     """
-    refuse_unless_pairs(problem)
     if problem.num_experts * problem.max_replicas > MAX_COLUMNS:
         raise UnsupportedError(
             f"pairing lists every count of every expert: {problem.num_experts} experts with up to "
