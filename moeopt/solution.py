@@ -214,8 +214,9 @@ class Solution(ArrayFields):
         """Put together what two methods know about the same problem.
 
         Layer by layer the better placement (this one where they are equally good) and the better
-        bound; the seconds of both; why the later one ended, and the notes of both. A bound that
-        stands above a placement by no more than a floating-point solver's tolerance is lowered to it.
+        bound, none where no placement exists; the seconds of both; why the later one ended, and the
+        notes of both. A bound that stands above a placement by no more than a floating-point solver's
+        tolerance is lowered to it.
 
         Raises
         ------
@@ -228,11 +229,12 @@ class Solution(ArrayFields):
             np.full((self.num_layers, self.problem.slots), -1) if s.placement is None else s.placement.phy2log
             for s in (self, later)
         ]
+        stop = [a if a is Stop.INFEASIBLE else b for a, b in zip(self.stop, later.stop, strict=True)]
         joined = Solution(
             self.problem,
             np.where(take[:, None], rows[1], rows[0]),
-            self.bound.join(later.bound),
-            [a if a is Stop.INFEASIBLE else b for a, b in zip(self.stop, later.stop, strict=True)],
+            self.bound.join(later.bound).without(np.array([s is Stop.INFEASIBLE for s in stop])),
+            stop,
             [a if b in a else "; ".join(filter(None, (a, b))) for a, b in zip(self.note, later.note, strict=True)],
             self.runtime + later.runtime,
             self.tolerance,

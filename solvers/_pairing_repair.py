@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt._random import below, random_state, uniform
+from moeopt._stop import Stop, never, raised
 from solvers._pairing_model import Columns
 
 _SAMPLES = 30
@@ -18,8 +20,10 @@ _WEIGHT = 10
 """Weight of a row at first; a broken one's grows by 1 where no change helps."""
 
 
-def repair(columns: Columns, start: NDArray[np.int64], steps: int, seed: int) -> NDArray[np.int64] | None:
-    """Look for one count per expert with f(v) <= slots in every row; None if the steps run out.
+def repair(
+    columns: Columns, start: NDArray[np.int64], steps: int, seed: int, stop: Stop | None = None
+) -> NDArray[np.int64] | None:
+    """Look for one count per expert with f(v) <= slots in every row; None if the steps run out or ``stop`` is raised.
 
     ``start[e]`` is the count to begin with; the next lower one (else the lowest) where ``columns``
     lacks it. Each step changes one expert's count so that a broken row, picked at random, has less
@@ -33,13 +37,13 @@ def repair(columns: Columns, start: NDArray[np.int64], steps: int, seed: int) ->
     experts = np.arange(columns.num_experts)
     at = np.searchsorted(columns.expert * stride + columns.count, experts * stride + start, side="right") - 1
     chosen = np.maximum(at, columns.first)
-    random = np.random.default_rng(seed)
-    held = _repair(table, columns.expert, chosen, np.int32(columns.num_slots), steps, random)
+    stop = never() if stop is None else stop
+    held = _repair(table, columns.expert, chosen, np.int32(columns.num_slots), steps, seed, stop)
     return columns.count[chosen] if held else None
 
 
 @kernel
-def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-untyped-def]
+def _repair(table, expert, chosen, slots, steps, seed, stop):  # type: ignore[no-untyped-def]
     """Change ``chosen`` until no row of the sum of its columns exceeds ``slots``; whether that was reached.
 
     In 32-bit integers, whose sums the compiler vectorises. Should a weighted sum overflow, a bad
@@ -51,19 +55,22 @@ def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-unt
         excess += table[column]
     weight = np.full(rows, _WEIGHT, dtype=np.int32)
     barred = np.zeros(columns, dtype=np.int64)
+    state = random_state(seed, 0)
     for step in range(steps):
+        if raised(stop):
+            break
         broken, picked, present = 0, 0, np.int32(0)
         for row in range(rows):
             if excess[row] > 0:
                 present += np.int32(weight[row] * excess[row])
                 broken += 1
-                if random.random() * broken < 1.0:
+                if uniform(state) * broken < 1.0:
                     picked = row
         if broken == 0:
             return True
         best, least, seen = -1, np.int32(2**31 - 1), 0
         for _ in range(60 * _SAMPLES):
-            column = int(random.random() * columns)
+            column = below(state, columns)
             old = chosen[expert[column]]
             if barred[column] > step or table[column, picked] >= table[old, picked]:
                 continue
@@ -83,5 +90,5 @@ def _repair(table, expert, chosen, slots, steps, random):  # type: ignore[no-unt
             old = chosen[expert[best]]
             excess += table[best] - table[old]
             chosen[expert[best]] = best
-            barred[old] = step + _TENURE + int(random.random() * _TENURE)
+            barred[old] = step + _TENURE + below(state, _TENURE)
     return False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._stop import stoppable
 from moeopt.balancers.triples import pack_triples
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, UnsupportedError
@@ -289,7 +291,8 @@ class _LayerSearch:
         slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
         self.walks += 1
         hot, cold = _SCHEDULES[self.walks % len(_SCHEDULES)]
-        triples = pack_triples(
+        walk = partial(
+            pack_triples,
             size,
             size if prices is None else (size + (prices / counts)[owner]) / 2,
             owner,
@@ -299,6 +302,7 @@ class _LayerSearch:
             steps=steps,
             seed=int(self.random.integers(1 << 31)),
         )
+        triples = stoppable(lambda stop: walk(stop=stop), self.limits.deadline)
         if triples is not None:
             self._accept(owner[triples].ravel())
 

@@ -310,6 +310,7 @@ class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
 
 
 def run_highs(model: MilpModel, limits: Limits) -> Answer:
+    """Solve with HiGHS, started from the placement known."""
     highspy = load_highs()
     highspy.Highs.resetGlobalScheduler(True)  # else the first run's thread count holds for all
     solver = _WarmHiGHS(
@@ -334,6 +335,7 @@ def run_highs(model: MilpModel, limits: Limits) -> Answer:
 
 
 def run_cbc(model: MilpModel, limits: Limits) -> Answer:
+    """Solve with CBC, a process of its own."""
     # so much finer that the bound which follows is still within the gap, once the margin is off it
     finer = max(max(limits.gap, FLOAT_RESOLUTION) - 3 * _MARGIN, 0.0)
     solver = pulp.COIN_CMD(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._stop import stoppable
 from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan
 from moeopt.bounds import Bound, Certificate
 from moeopt.methods import made_for, refuses
@@ -31,8 +33,8 @@ from solvers._pairing_repair import repair
 from solvers._pairing_search import Verdict, decide
 from solvers.drive import Hint, Limits, Progress, descended, drive
 
-_MOVES = 300_000
-"""Moves in a run of the annealing: a tenth of a second at 320 slots."""
+_ANNEALING = 300_000
+"""Steps in a run of the annealing: a tenth of a second at 320 slots."""
 
 _EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
@@ -228,7 +230,8 @@ class _LayerSearch:
 
     def _repair(self, left: _Left, steps: int) -> NDArray[np.int64] | None:
         for columns in left.likely:
-            counts = repair(columns, left.favoured, steps, self.limits.seed)
+            mended = partial(repair, columns, left.favoured, steps, self.limits.seed)
+            counts = stoppable(mended, self.limits.deadline)
             if counts is not None:
                 return counts
         return None
@@ -251,7 +254,13 @@ class _LayerSearch:
     def _improve(self) -> None:
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            self._accept(anneal(self.load, self.counts, self.problem, target, _MOVES, self.limits.seed))
+            begin, seed = self.counts, self.limits.seed
+            self._accept(
+                stoppable(
+                    lambda stop: anneal(self.load, begin, self.problem, target, _ANNEALING, seed, stop=stop),
+                    self.limits.deadline,
+                )
+            )
 
     def _columns(self, threshold: float) -> Columns | None:
         return columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)

@@ -7,6 +7,7 @@ import time
 
 from moeopt import bounds
 from moeopt.balancers import search
+from moeopt.balancers.search import quick_search
 from moeopt.bounds import Bound
 from moeopt.errors import NoPlacementError
 from moeopt.methods import refusal, refuses
@@ -17,6 +18,9 @@ from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, known_
 
 _SEARCH_SHARE = 0.3
 """Share of a layer's time limit that the longer search may take before exact methods have their turn."""
+
+_SEARCH_ROUNDS = 30
+"""Times the stages of the default mode that it runs at most: seconds where slots are many."""
 
 _HOTTEST_NODES = 200_000
 """Ten times what the bound spends by default; tens of milliseconds per layer."""
@@ -71,11 +75,6 @@ def solve(
     return work(known, climb, limits, first=descended, spent=each, jobs=jobs, budget=budget, progress=progress)
 
 
-def quick_search(problem: PlacementProblem, start=None, target=None, seed=0, deadline=math.inf):  # TEMPORARY
-    budget = None if start is None else min(0.005 * problem.slots, deadline - time.perf_counter())
-    return search(problem, start=start, target=target, seed=seed, budget=budget)
-
-
 def _searched(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
     """What the search finds on all layers at once, within the time of all of them."""
     if refusal(search, problem):
@@ -112,9 +111,9 @@ def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) ->
     if known.placement is None:
         return Solution(problem)
     target = known.lower_bound * (1 + 0.9 * limits.gap)
-    share = limits.left * _SEARCH_SHARE
+    end = time.perf_counter() + _SEARCH_SHARE * limits.left
     found = quick_search(
-        problem, start=known.placement, target=target, seed=limits.seed, deadline=time.perf_counter() + share
+        problem, start=known.placement, target=target, seed=limits.seed, rounds=_SEARCH_ROUNDS, deadline=end
     )
     return Solution(problem, found, stop=limits.stop)
 

@@ -8,21 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt.balancers._reasons import packs_blindly
 from moeopt.balancers.staged import staged_placement
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.replication import sift_down
 
 
+@refuses(packs_blindly)
 def bldm(problem: PlacementProblem) -> Placement:
     """Greedy replication, then packing by balanced largest differencing.
 
     Takes whatever LoadMatrix takes, torch tensors included: there is one implementation. With
     nodes and groups the groups are packed onto nodes by the same method first.
 
-    For ``k`` items a pack the makespan of a partition is within 4/3, 19/12, 103/60, 643/360,
+    For ``k`` items per pack the makespan of a partition is within 4/3, 19/12, 103/60, 643/360,
     4603/2520 of the optimum for ``k = 3..7``, and within ``2 - 1/m`` for ``m`` packs [1]_.
     O(layers * slots * (log slots + log GPUs)).
+
+    Raises
+    ------
+    UnsupportedError
+        If moves are limited or minimised, or copies must not share a GPU and could.
 
     References
     ----------
@@ -36,7 +44,7 @@ def bldm(problem: PlacementProblem) -> Placement:
 def balanced_differencing(weight: NDArray[Any], num_packs: int) -> NDArray[np.int64]:
     """Pack items into packs of equal item count by balanced largest differencing.
 
-    Sort, cut into partial solutions of one item a pack, and merge the two whose largest and
+    Sort, cut into partial solutions of one item per pack, and merge the two whose largest and
     smallest packs differ most, largest pack with smallest, until one is left. Ties: lower index.
 
     Parameters

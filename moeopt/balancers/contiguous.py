@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from moeopt.balancers._reasons import counts_no_moves
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
+@refuses(counts_no_moves)
 def contiguous(problem: PlacementProblem) -> Placement:
     """Place expert ``e`` in slot ``e``; redundant slots repeat the experts from the start.
 
     What engines do before they have seen any load: loads play no part, so this is the layout
     moves are counted from when no reference is given. With nodes and groups the same happens
-    inside every node. O(layers * slots).
+    inside every node. Where copies must not share a GPU, slots beyond one per expert stay empty.
+    O(layers * slots).
+
+    Raises
+    ------
+    UnsupportedError
+        If moves are limited or minimised.
     """
     nodes = problem.num_nodes if problem.hierarchical else 1
     per_node = problem.num_experts // nodes
     local = np.arange(problem.slots // nodes) % per_node
-    row = (np.arange(nodes)[:, None] * per_node + local).ravel()
-    return Placement(np.tile(row, (problem.num_layers, 1)), problem.num_experts, problem.num_gpus)
+    row = (np.arange(nodes)[:, None] * per_node + local).reshape(problem.num_gpus, -1)
+    if not problem.allow_colocated:
+        row[:, per_node:] = -1
+    return Placement(np.tile(row.ravel(), (problem.num_layers, 1)), problem.num_experts, problem.num_gpus)

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt.balancers._reasons import packs_blindly
 from moeopt.balancers.staged import staged_placement
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -19,6 +21,7 @@ _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 """The key of a pack without room: after all others."""
 
 
+@refuses(packs_blindly)
 def eplb(problem: PlacementProblem) -> Placement:
     """DeepSeek's EPLB: global, or hierarchical where the problem has nodes and groups.
 
@@ -31,12 +34,22 @@ def eplb(problem: PlacementProblem) -> Placement:
     ``4/3 - 1/(3m)`` of the optimum in every case ever searched, and reaches that ratio.
     O(layers * slots * (log slots + log GPUs)).
 
+    Raises
+    ------
+    UnsupportedError
+        If moves are limited or minimised, or copies must not share a GPU and could.
+
     References
     ----------
     .. [1] DeepSeek-AI, "Expert Parallelism Load Balancer", https://github.com/deepseek-ai/EPLB
     .. [2] R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
        (1969), doi 10.1137/0117039
     """
+    return greedy_placement(problem)
+
+
+def greedy_placement(problem: PlacementProblem) -> Placement:
+    """EPLB's placement, whether or not it keeps the rules of ``problem`` on colocation and moves."""
     return staged_placement(problem, problem.load.values.astype(np.float32), balanced_packing)
 
 

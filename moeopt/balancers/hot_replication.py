@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeopt.errors import UnsupportedError
+from moeopt.balancers._reasons import counts_no_moves
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
+def _not_everywhere(problem: PlacementProblem) -> str:
+    gpus, experts = problem.num_gpus, problem.num_experts
+    if experts % gpus:
+        return f"needs num_experts={experts} to be a multiple of num_gpus={gpus}"
+    hot = problem.slots_per_gpu - experts // gpus
+    if hot and problem.hierarchical:
+        return "copies experts to every node; expert groups must stay on one"
+    if hot and not problem.allow_empty_slots:
+        return "leaves slots empty, and allow_empty_slots=False"
+    if hot > experts:
+        return f"has {hot} spare slots per GPU for only {experts} experts"
+    return counts_no_moves(problem)
+
+
+@refuses(_not_everywhere)
 def hot_replication(problem: PlacementProblem) -> Placement:
     """Copy the ``k`` hottest experts to every GPU, ``k = slots_per_gpu - experts / GPUs``.
 
@@ -20,19 +36,11 @@ def hot_replication(problem: PlacementProblem) -> Placement:
     ------
     UnsupportedError
         If experts do not divide evenly over GPUs, slots may not stay empty although ``k > 0``,
-        or groups must stay on their node.
+        groups must stay on their node, or moves are limited or minimised.
     """
     gpus, experts = problem.num_gpus, problem.num_experts
-    if experts % gpus:
-        raise UnsupportedError(f"hot_replication needs num_experts={experts} to be a multiple of num_gpus={gpus}")
     home_size = experts // gpus
     hot = problem.slots_per_gpu - home_size
-    if hot and problem.hierarchical:
-        raise UnsupportedError("hot_replication copies experts to every node; expert groups must stay on one")
-    if hot and gpus > 1 and not problem.allow_empty_slots:
-        raise UnsupportedError("hot_replication leaves slots empty, and allow_empty_slots=False")
-    if hot > experts:
-        raise UnsupportedError(f"hot_replication has {hot} spare slots per GPU for only {experts} experts")
     by_gpu = np.empty((problem.num_layers, gpus, problem.slots_per_gpu), dtype=np.int64)
     by_gpu[:, :, :home_size] = np.arange(experts).reshape(gpus, home_size)
     hottest = np.argsort(-problem.load.values, axis=1, kind="stable")[:, :hot]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from moeopt._kernel import kernel
-from moeopt.balancers.eplb import eplb
-from moeopt.errors import UnsupportedError
+from moeopt._stop import Stop, raised, stoppable
+from moeopt.balancers._reasons import broken_reference
+from moeopt.balancers.start import as_start, first_placement
+from moeopt.errors import NoPlacementError, PlacementError
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
-def local_search(problem: PlacementProblem, *, start: Placement | None = None) -> Placement:
+@refuses(broken_reference)
+def local_search(problem: PlacementProblem, *, start: Placement | Any = None) -> Placement:
     """Swap replicas between the fullest GPU and another one for as long as that helps.
 
     Every step takes the swap that lowers the larger of the two GPU loads most; an empty slot
@@ -20,46 +26,50 @@ def local_search(problem: PlacementProblem, *, start: Placement | None = None) -
     Parameters
     ----------
     start
-        Where to begin: EPLB's placement, or the reference where moves are limited or minimised.
-        Moves beyond ``max_moves`` are not made; with ``max_makespan`` the descent stops as soon
-        as the ceiling is kept, so that few copies move.
+        Where to begin (Placement or ``[layers, slots]``): EPLB's placement, dealt apart where copies may not
+        share a GPU, or the reference where moves are limited or minimised. Moves beyond ``max_moves``
+        are not made; with ``max_makespan`` the descent stops as soon as the ceiling is kept, so that
+        few copies move.
 
     Raises
     ------
     UnsupportedError
-        If moves matter and the reference has another number of slots than the problem.
+        If moves matter and the reference has another number of slots than the problem, or breaks its rules.
+    InputError
+        If ``start`` is no placement; PlacementError if it breaks the problem.
+    NoPlacementError
+        If the descent ends above the ceiling ``max_makespan``.
 
     Notes
     -----
     Stops when the fullest GPU cannot be improved by one swap; the sorted GPU loads fall
     lexicographically, so it ends. O(slots * slots_per_gpu) a swap.
     """
-    moves_matter = problem.max_moves is not None or problem.max_makespan is not None
-    if moves_matter:
+    first = first_placement(problem) if start is None else as_start(problem, start)
+    phy2log = first.phy2log.copy()
+    share = problem.load.values / np.maximum(first.replica_count, 1)
+    node = problem.node_of_gpu if problem.hierarchical else np.zeros(problem.num_gpus, dtype=np.intp)
+    limit, home = -1, np.zeros((0, 0, 0), dtype=np.int64)
+    if problem.max_moves is not None:
         assert problem.reference is not None
-        if problem.reference.num_slots != problem.slots:
-            raise UnsupportedError(
-                f"local_search repairs the reference slot by slot, but that has {problem.reference.num_slots} "
-                f"slots, not {problem.slots}"
-            )
-        start = problem.reference if start is None else start
-        home = problem.reference.copies
-    start = eplb(problem) if start is None else start
-    phy2log = start.phy2log.copy()
-    _descend(
-        phy2log,
-        problem.load.values / np.maximum(start.replica_count, 1),
-        problem.node_of_gpu if problem.hierarchical else np.zeros(problem.num_gpus, dtype=np.intp),
-        problem.allow_colocated,
-        home if moves_matter else np.zeros((0, 0, 0), dtype=np.int64),
-        -1 if problem.max_moves is None else problem.max_moves,
-        np.zeros(problem.num_layers) if problem.max_makespan is None else problem.max_makespan,
-    )
-    return Placement(phy2log, problem.num_experts, problem.num_gpus)
+        limit, home = problem.max_moves, problem.reference.copies
+    ceiling = np.zeros(problem.num_layers) if problem.max_makespan is None else problem.max_makespan
+
+    def work(stop: Stop) -> None:
+        _descend(phy2log, share, node, problem.allow_colocated, home, limit, ceiling, stop)
+
+    stoppable(work)
+    found = Placement(phy2log, problem.num_experts, problem.num_gpus)
+    if problem.max_makespan is not None:
+        try:
+            problem.check(found)
+        except PlacementError as error:
+            raise NoPlacementError(f"local_search ends above the ceiling: {error}") from None
+    return found
 
 
 @kernel
-def _descend(phy2log, share, node, colocated, home, max_moves, ceiling):  # type: ignore[no-untyped-def]
+def _descend(phy2log, share, node, colocated, home, max_moves, ceiling, stop):  # type: ignore[no-untyped-def]
     """Improve every layer in place; ``max_moves`` -1 = unlimited."""
     layers, slots = phy2log.shape
     gpus = node.size
@@ -80,7 +90,7 @@ def _descend(phy2log, share, node, colocated, home, max_moves, ceiling):  # type
             for gpu in range(gpus):
                 for expert in range(experts):
                     moves += max(copies[gpu, expert] - home[layer, gpu, expert], 0)
-        while True:
+        while not raised(stop):
             full = np.argmax(total)
             if total[full] <= ceiling[layer]:
                 break

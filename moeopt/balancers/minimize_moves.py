@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
+from moeopt._stop import Stop, raised, stoppable
+from moeopt.balancers._reasons import counts_no_moves
 from moeopt.balancers.contiguous import contiguous
-from moeopt.balancers.eplb import eplb
-from moeopt.errors import InputError
+from moeopt.balancers.start import as_start, first_placement
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
-def minimize_moves(problem: PlacementProblem, *, start: Placement | None = None, tolerance: float = 0.02) -> Placement:
+@refuses(counts_no_moves)
+def minimize_moves(problem: PlacementProblem, *, start: Placement | Any = None, tolerance: float = 0.02) -> Placement:
     """Bring replicas home by swapping them for one of near-equal load.
 
     A replica that sits away from the reference is exchanged with a replica on its home GPU that
@@ -23,34 +29,41 @@ def minimize_moves(problem: PlacementProblem, *, start: Placement | None = None,
     Parameters
     ----------
     start
-        The placement to tidy; EPLB's by default. Home is ``problem.reference``, or the
+        The placement to tidy (Placement or ``[layers, slots]``); by default EPLB's, dealt apart where copies
+        may not share a GPU. Home is ``problem.reference``, or the
         contiguous layout where there is none.
     tolerance
         Largest relative difference of the two loads, >= 0.
 
     Raises
     ------
+    UnsupportedError
+        If moves are limited or minimised: no limit and no ceiling is kept.
     InputError
-        If ``tolerance`` is negative.
+        If ``tolerance`` is no number >= 0 or ``start`` no placement; PlacementError if that breaks the problem.
 
     Notes
     -----
     Replica counts stay as they are. A GPU load changes by at most ``tolerance`` of what was
     swapped. O(layers * slots * slots_per_gpu) a pass.
     """
-    if not tolerance >= 0:
-        raise InputError(f"tolerance must be >= 0, got {tolerance}")
+    tolerance = arguments.fraction("tolerance", tolerance)
     home = contiguous(problem) if problem.reference is None else problem.reference
-    start = eplb(problem) if start is None else start
-    phy2log = start.phy2log.copy()
-    share = problem.load.values / np.maximum(start.replica_count, 1)
+    first = first_placement(problem) if start is None else as_start(problem, start)
+    phy2log = first.phy2log.copy()
+    share = problem.load.values / np.maximum(first.replica_count, 1)
     node = problem.node_of_gpu if problem.hierarchical else np.zeros(problem.num_gpus, dtype=np.intp)
-    _bring_home(phy2log, share, node, start.copies.copy(), home.copies, problem.allow_colocated, tolerance)
+    copies = first.copies.copy()
+
+    def work(stop: Stop) -> None:
+        _bring_home(phy2log, share, node, copies, home.copies, problem.allow_colocated, tolerance, stop)
+
+    stoppable(work)
     return Placement(phy2log, problem.num_experts, problem.num_gpus)
 
 
 @kernel
-def _bring_home(phy2log, share, node, copies, home, colocated, tolerance):  # type: ignore[no-untyped-def]
+def _bring_home(phy2log, share, node, copies, home, colocated, tolerance, stop):  # type: ignore[no-untyped-def]
     """Swap in place until no replica can be brought home."""
     layers, gpus = copies.shape[:2]
     size = phy2log.shape[1] // gpus
@@ -60,6 +73,8 @@ def _bring_home(phy2log, share, node, copies, home, colocated, tolerance):  # ty
         while changed:
             changed = False
             for slot in range(phy2log.shape[1]):
+                if raised(stop):
+                    return
                 gpu, expert = slot // size, phy2log[layer, slot]
                 if expert < 0 or here[gpu, expert] <= there[gpu, expert]:
                     continue

@@ -1,15 +1,18 @@
-"""Two slots a GPU: search the replica counts alone, pair the largest replica with the smallest."""
+"""Two slots per GPU: search the replica counts alone, pair the largest replica with the smallest."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
-from moeopt.errors import UnsupportedError
+from moeopt._random import below, random_state, uniform
+from moeopt._stop import Stop, never, raised, stoppable
+from moeopt.balancers.start import capped_counts
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.replication import replicate
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -18,76 +21,89 @@ _STEP = 1e-4
 """How far below the best makespan so far the annealing aims next, relative."""
 
 
-def pairing(problem: PlacementProblem, *, moves: int = 200_000, seed: int = 0) -> Placement:
-    """Near-optimal placement for two slots a GPU, by annealing on the replica counts.
+def not_pairs(problem: PlacementProblem) -> str:
+    """Why ``problem`` is not about pairs of slots and nothing else; empty if it is."""
+    if problem.slots_per_gpu != 2:
+        return f"needs two slots per GPU, got slots_per_gpu={problem.slots_per_gpu}"
+    if problem.hierarchical:
+        return f"knows no nodes, got num_nodes={problem.num_nodes}"
+    if problem.max_moves is not None or problem.max_makespan is not None:
+        return "counts no moves: leave max_moves and max_makespan out"
+    return ""
+
+
+@refuses(not_pairs)
+def pairing(problem: PlacementProblem, *, steps: int = 200_000, seed: int = 0) -> Placement:
+    """Near-optimal placement for two slots per GPU, by annealing on the replica counts.
 
     For given counts, pairing the largest replica with the smallest, the second largest with the
     second smallest and so on minimises the makespan, so only the counts are searched: one replica
-    at a time changes hands, and a sorted list of replicas is merged anew.
+    at a time changes hands, and a sorted list of replicas is merged again.
 
     Parameters
     ----------
     problem
-        ``[layers, experts]`` loads on GPUs of two slots; no hierarchy, no move limit.
-    moves
-        Moves tried in a run of the annealing; it stops after three runs in vain.
+        ``[layers, experts]`` loads on GPUs of two slots; no hierarchy, no limit of moves.
+    steps
+        Steps in a run of the annealing, >= 1; it stops after three runs in vain.
     seed
-        Seed of the random moves; the same seed gives the same placement.
+        Seed of the random steps, 0 to 2**31 - 1; the same seed gives the same placement.
 
     Raises
     ------
     UnsupportedError
-        For another number of slots a GPU, a hierarchical or a move-limited problem.
+        For another number of slots per GPU, a hierarchical or a move-limited problem.
+    InputError
+        If ``steps`` or ``seed`` breaks its rule.
 
     Notes
     -----
-    O(moves * slots) a run. Without ``allow_colocated``, copies of one expert that meet on a GPU
+    O(steps * slots) a run. Without ``allow_colocated``, copies of one expert that meet on a GPU
     are exchanged with another GPU's, which may cost a little.
     """
-    refuse_unless_pairs(problem)
-    rows = []
-    for layer in range(problem.num_layers):
-        load = problem.load.values[layer].astype(float)
-        counts = anneal(load, greedy_counts(load, problem), problem, 0.0, moves, seed)
-        rows.append(pair_up(load, counts, problem))
-    return Placement(np.array(rows), problem.num_experts, problem.num_gpus)
+    steps, seed = arguments.integer("steps", steps, 1), arguments.seed(seed)
+
+    def work(stop: Stop) -> list[Counts]:
+        return [anneal_layer(problem, layer, 0.0, steps, seed, stop) for layer in range(problem.num_layers)]
+
+    return Placement(np.array(stoppable(work)), problem.num_experts, problem.num_gpus)
 
 
-def refuse_unless_pairs(problem: PlacementProblem) -> None:
-    """Raise UnsupportedError unless ``problem`` is about pairs of slots and nothing else."""
-    if problem.slots_per_gpu != 2:
-        raise UnsupportedError(f"pairing needs two slots a GPU, got slots_per_gpu={problem.slots_per_gpu}")
-    if problem.hierarchical:
-        raise UnsupportedError(f"pairing knows no nodes, got num_nodes={problem.num_nodes}")
-    if problem.max_moves is not None or problem.max_makespan is not None:
-        raise UnsupportedError("pairing knows no move limits: leave max_moves and max_makespan out")
+def anneal_layer(problem: PlacementProblem, layer: int, target: float, steps: int, seed: int, stop: Stop) -> Counts:
+    """Slots ``[slots]`` of one layer: EPLB's counts, annealed down to ``target`` or for as long as that helps."""
+    load = problem.load.values[layer].astype(float)
+    counts = anneal(load, greedy_counts(load, problem), problem, target, steps, seed, stop=stop)
+    return pair_up(load, counts, problem)
 
 
 def greedy_counts(load: Floats, problem: PlacementProblem) -> Counts:
     """EPLB's replica counts, ``[experts]``, capped at what the problem allows."""
-    counts = np.bincount(replicate(load[None], problem.slots)[0][0], minlength=len(load))
-    cap = problem.max_replicas
-    while (counts > cap).any():
-        counts[np.argmax(counts)] -= 1
-        counts[np.argmax(np.where(counts < cap, load / counts, -1.0))] += 1
-    return counts
+    return capped_counts(load, problem.slots, problem.max_replicas)
 
 
 def anneal(
-    load: Floats, counts: Counts, problem: PlacementProblem, target: float, moves: int, seed: int, patience: int = 3
+    load: Floats,
+    counts: Counts,
+    problem: PlacementProblem,
+    target: float,
+    steps: int,
+    seed: int,
+    patience: int = 3,
+    stop: Stop | None = None,
 ) -> Counts:
-    """Lower the makespan of ``counts`` (``[experts]``) step by step.
+    """Lower the makespan of ``counts`` (``[experts]``) bit by bit.
 
-    Stops at ``target`` or after ``patience`` runs of ``moves`` moves in vain.
+    Stops at ``target``, after ``patience`` runs of ``steps`` steps in vain, or when ``stop`` is raised.
     """
     if counts.sum() == len(counts):
         return counts
+    stop = never() if stop is None else stop
     slots, cap = problem.slots, problem.max_replicas
     best, makespan, failed, run = counts, paired_makespan(load, counts, slots), 0, 0
-    while failed < patience and makespan > target:
+    while failed < patience and makespan > target and not stop[0]:
         aim = max(target, makespan * (1 - _STEP))
         lowest = np.maximum(np.ceil(load / aim * (1 - 1e-12)), 1).astype(np.int64)
-        found = _anneal(load, best, lowest, cap, slots, aim, moves, np.random.default_rng((seed, run)))
+        found = _anneal(load, best, lowest, cap, slots, aim, steps, seed, run, stop)
         value = paired_makespan(load, found, slots)
         if value < makespan:
             best, makespan = found, value
@@ -167,8 +183,8 @@ def _fill(pairs: Counts, load: Floats, counts: Counts, allow_colocated: bool) ->
 
 
 @kernel
-def _anneal(load, start, lowest, cap, slots, aim, moves, random):  # type: ignore[no-untyped-def]
-    """Move replicas between experts to bring every pair below ``aim``; energy: the sum of the excesses."""
+def _anneal(load, start, lowest, cap, slots, aim, steps, seed, run, stop):  # type: ignore[no-untyped-def]
+    """Hand replicas between experts to bring every pair below ``aim``; energy: the sum of the excesses."""
     experts = load.size
     counts = start.copy()
     sizes = np.zeros(slots)
@@ -182,15 +198,18 @@ def _anneal(load, start, lowest, cap, slots, aim, moves, random):  # type: ignor
     energy = _excess(sizes, aim)
     best, least = counts.copy(), energy
     heat = 3e-3 * aim
-    cooling = 1e-2 ** (1.0 / moves)
-    for _ in range(moves):
+    cooling = 1e-2 ** (1.0 / steps)
+    state = random_state(seed, run)
+    for _ in range(steps):
+        if raised(stop):
+            break
         heat *= cooling
-        giver, taker = int(random.random() * experts), int(random.random() * experts)
+        giver, taker = below(state, experts), below(state, experts)
         if giver == taker or counts[giver] <= lowest[giver] or counts[taker] >= cap:
             continue
         _merge(sizes, trial, load[giver], counts[giver], load[taker], counts[taker])
         value = _excess(trial, aim)
-        if value <= energy or random.random() < np.exp((energy - value) / heat):
+        if value <= energy or uniform(state) < np.exp((energy - value) / heat):
             sizes, trial, energy = trial, sizes, value
             counts[giver] -= 1
             counts[taker] += 1

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt.balancers._reasons import counts_no_moves
 from moeopt.balancers.contiguous import contiguous
-from moeopt.balancers.eplb import eplb
+from moeopt.balancers.start import as_start, first_placement
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
-def relabel(problem: PlacementProblem, *, start: Placement | None = None) -> Placement:
+@refuses(counts_no_moves)
+def relabel(problem: PlacementProblem, *, start: Placement | Any = None) -> Placement:
     """Permute the GPUs of a placement to minimise moves; GPU loads only change places.
 
     An assignment problem per layer: new GPUs against old ones, profit = copies in common, solved
@@ -23,8 +28,16 @@ def relabel(problem: PlacementProblem, *, start: Placement | None = None) -> Pla
     Parameters
     ----------
     start
-        The placement to relabel; EPLB's by default. Moves are counted from
+        The placement to relabel (Placement or ``[layers, slots]``); by default EPLB's, dealt apart
+        where copies may not share a GPU. Moves are counted from
         ``problem.reference``, or from the contiguous layout where there is none.
+
+    Raises
+    ------
+    UnsupportedError
+        If moves are limited or minimised: names alone seldom reach a limit.
+    InputError
+        If ``start`` is no placement; PlacementError if it breaks the problem.
 
     Notes
     -----
@@ -36,11 +49,11 @@ def relabel(problem: PlacementProblem, *, start: Placement | None = None) -> Pla
        Aerosp. Electron. Syst. 52 (2016), doi 10.1109/TAES.2016.140952
     """
     home = contiguous(problem) if problem.reference is None else problem.reference
-    start = eplb(problem) if start is None else start
+    first = first_placement(problem) if start is None else as_start(problem, start)
     common = np.zeros((problem.num_layers, problem.num_gpus, problem.num_gpus), dtype=np.int64)
-    _count_common(start.copies, home.copies, common)
+    _count_common(first.copies, home.copies, common)
     nodes = problem.num_nodes if problem.hierarchical else 1
-    rows = [layer[_source_of_gpu(shared, nodes)] for layer, shared in zip(start.by_gpu, common, strict=True)]
+    rows = [layer[_source_of_gpu(shared, nodes)] for layer, shared in zip(first.by_gpu, common, strict=True)]
     return Placement(np.array(rows).reshape(problem.num_layers, -1), problem.num_experts, problem.num_gpus)
 
 

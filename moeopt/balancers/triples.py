@@ -1,11 +1,14 @@
-"""Three slots a GPU, counts given: fill GPUs to within a hair of a ceiling and keep the slack for the last few."""
+"""Three slots per GPU, counts given: fill GPUs to within a hair of a ceiling and keep the slack for the last few."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
+from moeopt._random import below, random_state, uniform
+from moeopt._stop import Stop, never, raised
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +30,7 @@ def pack_triples(
     cooling: int = 150_000,
     steps: int = 500_000,
     seed: int = 0,
+    stop: Stop | None = None,
 ) -> NDArray[np.int64] | None:
     """Partition replicas into triples of total size at most 1, or give up.
 
@@ -49,12 +53,19 @@ def pack_triples(
     cooling, steps
         Steps over which the temperature falls, and steps in all.
     seed
-        Start of the random numbers.
+        Seed of the random numbers, 0 to 2**31 - 1.
+    stop
+        Flag that ends the walk early.
 
     Returns
     -------
     ndarray or None
         ``[replicas / 3, 3]`` replica indices, or None if the walk ended before it found a partition.
+
+    Raises
+    ------
+    InputError
+        If ``seed``, ``steps`` or ``cooling`` is no integer in its range.
 
     Notes
     -----
@@ -67,23 +78,24 @@ def pack_triples(
     dozen exchanges of two GPUs within 1e-4); loose replicas combine freely, which keeps the walk
     moving. A step is O(open_gpus^2).
     """
+    cooling, steps = arguments.integer("cooling", cooling, 0), arguments.integer("steps", steps, 0)
     order = np.argsort(size, kind="stable")
     members = np.full((len(size) // 3, 3), -1, dtype=np.int64)
     found = _walk(
-        size[order], price[order], owner[order], distinct, open_gpus, *temperature, cooling, steps, seed, members
+        size[order],
+        price[order],
+        owner[order],
+        distinct,
+        open_gpus,
+        float(temperature[0]),
+        float(temperature[1]),
+        cooling,
+        steps,
+        arguments.seed(seed),
+        members,
+        never() if stop is None else stop,
     )
     return order[members] if found else None
-
-
-@kernel
-def _uniform(state):  # type: ignore[no-untyped-def]
-    """Uniform number in [0, 1) by xorshift."""
-    word = state[0]
-    word ^= word << np.uint64(13)
-    word ^= word >> np.uint64(7)
-    word ^= word << np.uint64(17)
-    state[0] = word
-    return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @kernel
@@ -99,17 +111,19 @@ def _table(size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _close_greedily(size, price, owner, distinct, open_gpus, table, state, members, gpu, waste, loose):  # type: ignore[no-untyped-def]
+def _close_greedily(size, price, owner, distinct, open_gpus, table, state, members, gpu, waste, loose, stop):  # type: ignore[no-untyped-def]
     """Give the largest remaining replica the best of some random pairs; return closed GPUs and loose replicas."""
     free = np.ones(size.size, dtype=np.bool_)
     closed = count = 0
     for first in range(size.size - 1, -1, -1):
         if not free[first]:
             continue
+        if raised(stop):
+            break
         free[first] = False
         best, second, third = np.inf, -1, -1
         for _ in range(60 if closed < members.shape[0] - open_gpus else 0):
-            b = int(_uniform(state) * (first + 1))
+            b = int(uniform(state) * (first + 1))
             room = 1.0 - size[first] - size[b]
             if not free[b] or room < 0.0:
                 continue
@@ -191,17 +205,17 @@ def _finish(size, price, owner, distinct, loose, count, used, stack, budget, tri
 
 
 @kernel
-def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, cooling, steps, seed, members):  # type: ignore[no-untyped-def]
+def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, cooling, steps, seed, members, stop):  # type: ignore[no-untyped-def]
     """Fill ``members`` with a partition of the replicas (rising size); whether one was found."""
     replicas, gpus = size.size, members.shape[0]
-    state = np.array([np.uint64(seed) * np.uint64(2654435761) + np.uint64(88172645463325252)])
-    for _ in range(5):
-        _uniform(state)
+    state = random_state(seed, 0)
     table = _table(size)
     gpu = np.full(replicas, -1, dtype=np.int64)
     waste = np.zeros(gpus)
     loose = np.empty(replicas, dtype=np.int64)
-    closed, count = _close_greedily(size, price, owner, distinct, open_gpus, table, state, members, gpu, waste, loose)
+    closed, count = _close_greedily(
+        size, price, owner, distinct, open_gpus, table, state, members, gpu, waste, loose, stop
+    )
     used = np.empty(replicas, dtype=np.bool_)
     stack = np.empty((gpus, 3), dtype=np.int64)
     budget = np.empty(gpus)
@@ -210,16 +224,20 @@ def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, coolin
     factor = (last_temp / first_temp) ** (100.0 / max(cooling, 1))
     tabu0 = tabu1 = -1
     for step in range(steps):
+        if raised(stop):
+            return False
         if step % 100 == 0 and step < cooling:
             temperature *= factor
         # One exponential variate decides for all candidates alike: accepted are those that waste at most so much more.
-        accepted = -temperature * np.log(1.0 - _uniform(state))
-        other = int(_uniform(state) * closed)
+        accepted = -temperature * np.log(1.0 - uniform(state))
+        other = int(uniform(state) * closed)
         excess = closed < gpus - open_gpus
         candidates = 0
         pick_a = pick_b = third = -1
         lost = 0.0
         for a in range(count - 1):
+            if raised(stop):
+                return False
             ia = loose[a]
             for b in range(a + 1, count):
                 ib = loose[b]
@@ -241,7 +259,7 @@ def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, coolin
                         before = waste[g] if g >= 0 else (np.inf if excess else waste[other])
                         if s - before <= accepted:
                             candidates += 1
-                            if _uniform(state) * candidates < 1.0:
+                            if uniform(state) * candidates < 1.0:
                                 pick_a, pick_b, third, lost = a, b, k, s
                     k -= 1
         if candidates == 0:
@@ -292,3 +310,37 @@ def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, coolin
                     members[closed + d, i] = triples[d, i]
             return True
     return False
+
+
+@kernel
+def walk_row(slots, all_size, target, before, pace, halfway, colocated, state, stop):  # type: ignore[no-untyped-def]
+    """Pack ``slots [gpus, 3]`` of ``search`` from scratch under a cap by the walk of ``pack_triples``, or leave them.
+
+    ``pace``: 0 = a first look, 1 = brisk, 2 = thorough. ``halfway``: cap between target and makespan.
+    """
+    gpus = slots.shape[0]
+    expert = slots.copy().reshape(-1)
+    expert = expert[np.argsort(all_size[expert], kind="mergesort")]
+    cap, hot, cold, cooling, steps, loose = target, 4.0, 0.66, 150_000, 300_000, 4
+    if pace == 0:
+        cap, hot, cold, cooling, steps, loose = target * 1.0006, 1.0, 0.5, 1000, 2000, 3
+    elif halfway:
+        cap, hot, cold, cooling, steps = (target + before) / 2, 2.0, 0.6, 20_000, 60_000
+    elif pace == 1:
+        cooling, steps = 40_000, 60_000
+    if cap >= before:
+        cap = target
+    size = all_size[expert] / (cap * (1 - 1e-12))
+    slack = 1 - size.sum() / gpus
+    if size[-1] > 1 or slack <= 0:
+        return
+    owner = expert.copy()
+    for r in range(owner.size):  # empty slots are all different, experts are not
+        if owner[r] == all_size.size - 1:
+            owner[r] += r
+    members = np.full((gpus, 3), -1, np.int64)
+    seed = below(state, 1 << 31)
+    if _walk(size, size, owner, not colocated, loose, hot * slack, cold * slack, cooling, steps, seed, members, stop):
+        for g in range(gpus):
+            for t in range(3):
+                slots[g, t] = expert[members[g, t]]

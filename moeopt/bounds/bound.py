@@ -81,6 +81,16 @@ class Bound(ArrayFields):
             [b if better else a for a, b, better in zip(self.certificate, other.certificate, higher, strict=True)],
         )
 
+    def without(self, layers: NDArray[np.bool_]) -> Bound:
+        """Return a bound that says nothing about some ``[layers]``."""
+        if not layers.any():
+            return self
+        return Bound(
+            np.where(layers, np.nan, self.value),
+            ["" if gone else name for name, gone in zip(self.source, layers, strict=True)],
+            [None if gone else proof for proof, gone in zip(self.certificate, layers, strict=True)],
+        )
+
     def __len__(self) -> int:
         return len(self.source)
 

@@ -57,7 +57,7 @@ HINTED = [
 
 @pytest.mark.parametrize("problem", HINTED, ids=range(len(HINTED)))
 def test_cpsat_accepts_the_placement_known_as_a_complete_hint(problem):
-    start = problem.reference if problem.reference is not None else eplb(problem)
+    start = problem.reference if problem.reference is not None else local_search(problem)
     lines: list[str] = []
     cpsat.solve_layer(problem, Solution(problem, start), Limits(), log=lines.append)
     assert "The solution hint is complete and is feasible" in "\n".join(lines)
@@ -65,7 +65,7 @@ def test_cpsat_accepts_the_placement_known_as_a_complete_hint(problem):
 
 @pytest.mark.parametrize("problem", HINTED, ids=range(len(HINTED)))
 def test_highs_without_time_ends_with_the_start_it_was_given_and_with_nothing_without_one(problem):
-    start = problem.reference if problem.reference is not None else eplb(problem)
+    start = problem.reference if problem.reference is not None else local_search(problem)
     known_start = Solution(problem, start)
     found = []
     for known in (known_start, Solution(problem)):

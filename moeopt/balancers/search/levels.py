@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
-from moeopt.balancers._search_kernels import _distinct, below, construct, repack, sum_loads
+from moeopt._random import below, random_state
+from moeopt._stop import Stop, raised
+from moeopt.balancers.search.deals import construct, repack
+from moeopt.balancers.search.swaps import distinct, sum_loads
 
 _CAPS = 4
 """Caps that one levelling of a layer tries."""
 
 _WORK = 2_000
-"""Subsets a slot that one cap may cost; nearly all of them are made in vain."""
+"""Subsets per slot that one cap may cost; nearly all of them are made in vain."""
 
 _WIDEST = 12
 _MOST_SUBSETS = 924
@@ -29,7 +32,7 @@ _CHAIN_STEPS = 1000
 """Pairs of partners' experts that are looked at for two of its own."""
 
 _FEW = 64
-"""Open GPUs from which on chains of a few slots run dry, and the rest is dealt anew."""
+"""Open GPUs from which on chains of a few slots run dry, and the rest is dealt again."""
 
 _FEW_SLOTS = 8
 _DEAL_STEPS = 3000
@@ -49,26 +52,27 @@ def level_rows(
     seed: int,
     colocated: bool,
     makespan: NDArray[np.float64],
+    stop: Stop,
 ) -> None:
     """Level every row of ``slots [rows, gpus, k]`` above its target; never leaves one worse."""
-    for row in range(len(slots)):
+    for row in np.flatnonzero(makespan > target):
         copies = np.bincount(slots[row].ravel(), minlength=weight.shape[1] + 1)[:-1]
         size = np.append(weight[row] / copies, 0.0)
-        makespan[row] = _level_down(slots[row], size, target[row], seed, colocated)
+        makespan[row] = _level_down(slots[row], size, target[row], seed, colocated, stop)
 
 
 @kernel
-def _level_down(slots, size, target, seed, colocated):  # type: ignore[no-untyped-def]
+def _level_down(slots, size, target, seed, colocated, stop):  # type: ignore[no-untyped-def]
     """Level to the target, or to caps between it and the makespan as low as can be reached; the makespan."""
     load = np.empty(slots.shape[0])
-    state = np.array([np.uint64(88172645463325252) + np.uint64(seed) * np.uint64(1000003)])
+    state = random_state(seed, 0)
     most = sum_loads(slots, size, load)
     low = cap = target
     trial = slots.copy()
     for _ in range(_CAPS):
-        if most <= target:
+        if most <= target or raised(stop):
             break
-        reached = level(trial, size, cap, _WORK * slots.size, colocated, state)
+        reached = level(trial, size, cap, _WORK * slots.size, colocated, state, stop)
         after = sum_loads(trial, size, load)
         if after < most:
             most = after
@@ -186,11 +190,11 @@ def _swap(slots, owner, f, at, other):  # type: ignore[no-untyped-def]
 @kernel
 def _clash(row, expert, empty):  # type: ignore[no-untyped-def]
     """Whether a GPU holds an expert twice."""
-    return not _distinct(expert[row].reshape((1, row.size)), empty)
+    return not distinct(expert[row].reshape((1, row.size)), empty)
 
 
 @kernel
-def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-untyped-def]
+def level(all_slots, all_size, cap, work, colocated, state, stop):  # type: ignore[no-untyped-def]
     """Exchange until no GPU is above ``cap``, or ``work`` subsets were made; whether none is.
 
     A GPU is done within half the mean slack below the cap. The others are open to each other: a chain
@@ -225,7 +229,7 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
     chains = k <= _FEW_SLOTS  # longer rows have exchanges enough, and chains would push partners far off the cap
     deals = chains and (colocated or empty == slots.size)
     failures = 0
-    while over > 0 and work > 0 and failures < _PATIENCE * left + gpus // 4:
+    while over > 0 and work > 0 and failures < _PATIENCE * left + gpus // 4 and not raised(stop):
         if 2 * left < live_gpus:
             live, live_gpus = live[is_open[owner[live]]], left
         f = queue[below(state, left)]
@@ -256,7 +260,8 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
             best = rows.copy()
             few_loads = np.empty(left)
             construct(rows, size, few_loads, cap, _DEAL_DRAWS, state)
-            if repack(rows, size, few_loads, cap, _DEAL_STEPS, _DEAL_DRAWS, True, state, best, np.inf) <= cap:
+            most = repack(rows, size, few_loads, cap, _DEAL_STEPS, _DEAL_DRAWS, True, state, best, np.inf, stop)
+            if most <= cap:
                 slots[queue[:left]] = best
                 over = 0
                 break
@@ -264,9 +269,9 @@ def level(all_slots, all_size, cap, work, colocated, state):  # type: ignore[no-
                 left = _mark(queue, place, is_open, below(state, gpus), left, True)
         looks = 0
         if not found:
-            most = max(8, _LOOK_WORK >> width)
-            fresh = min(most, left - 1 if width == k else most)
-            partners = fresh + (min(most, gpus) if excess > 0 else 0)
+            looked = max(8, _LOOK_WORK >> width)
+            fresh = min(looked, left - 1 if width == k else looked)
+            partners = fresh + (min(looked, gpus) if excess > 0 else 0)
             first = below(state, gpus)
         while not found and looks < partners:
             among_open = looks < fresh

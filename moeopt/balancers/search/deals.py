@@ -1,88 +1,17 @@
-"""Compiled moves of ``search`` on one row: ``slots [gpus, k]`` of experts whose copies weigh ``size``.
-
-An empty slot holds the expert behind the last one, of size 0. All loads are float64 sums that are
-recomputed wherever they decide what is kept.
-"""
+"""Deals of ``search`` on one row: all GPUs, or a few of them, filled as close to a cap as random draws find."""
 
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._random import below
+from moeopt._stop import raised
+from moeopt.balancers.search.swaps import distinct, holds
 
 _MOST_GPUS = 6
 
-# Keep the work of a stage linear where there are thousands of GPUs; far above what a recorded layer needs.
-_MOST_SWAP_TRIALS = 10_000_000
+# Keep the work of a deal linear where there are thousands of GPUs; far above what a recorded layer needs.
 _LARGE_POOL = 1024
 _LOOKS = 64
-
-
-@kernel
-def below(state, n):  # type: ignore[no-untyped-def]
-    """Next pseudo-random integer in [0, n): xorshift64, G. Marsaglia, doi 10.18637/jss.v008.i14."""
-    x = state[0]
-    x ^= x << np.uint64(13)
-    x ^= x >> np.uint64(7)
-    x ^= x << np.uint64(17)
-    state[0] = x
-    return np.int64((x >> np.uint64(11)) % np.uint64(n))
-
-
-@kernel
-def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
-    """Fill ``load [gpus]`` and return its maximum."""
-    most = 0.0
-    for g in range(slots.shape[0]):
-        total = 0.0
-        for t in range(slots.shape[1]):
-            total += size[slots[g, t]]
-        load[g] = total
-        most = max(most, total)
-    return most
-
-
-@kernel
-def holds(row, expert):  # type: ignore[no-untyped-def]
-    """Whether ``expert`` is in ``row``."""
-    found = False
-    for other in row:
-        found = found or other == expert
-    return found
-
-
-@kernel
-def _may_swap(slots, f, i, h, j, empty, colocated):  # type: ignore[no-untyped-def]
-    """Whether the swap puts no second copy of an expert on a GPU, or that is allowed."""
-    a, b = slots[f, i], slots[h, j]
-    return colocated or ((a == empty or not holds(slots[h], a)) and (b == empty or not holds(slots[f], b)))
-
-
-@kernel
-def descend(slots, size, load, target, colocated):  # type: ignore[no-untyped-def]
-    """Swap the fullest GPU down, each time with the GPU and slot that leave the lighter pair."""
-    gpus, k = slots.shape
-    empty = size.size - 1
-    for _ in range(max(100, _MOST_SWAP_TRIALS // (gpus * k * k))):
-        f = np.argmax(load)
-        if load[f] <= target:
-            return
-        best = load[f] * (1 - 1e-12)
-        partner = here = there = -1
-        for h in range(gpus):
-            if (load[f] + load[h]) / 2 >= best:
-                continue
-            for i in range(k):
-                most = size[slots[f, i]]
-                for j in range(k):
-                    give = most - size[slots[h, j]]
-                    after = max(load[f] - give, load[h] + give)
-                    if give > 0 and after < best and _may_swap(slots, f, i, h, j, empty, colocated):
-                        best, partner, here, there = after, h, i, j
-        if partner < 0:
-            return
-        give = size[slots[f, here]] - size[slots[partner, there]]
-        load[f] -= give
-        load[partner] += give
-        slots[f, here], slots[partner, there] = slots[partner, there], slots[f, here]
 
 
 @kernel
@@ -194,7 +123,7 @@ def _scratch(k, n):  # type: ignore[no-untyped-def]
 
 @kernel
 def construct(slots, size, load, cap, draws, state):  # type: ignore[no-untyped-def]
-    """Deal everything anew: slack gathers on the GPUs dealt last."""
+    """Deal everything from scratch: slack gathers on the GPUs dealt last."""
     gpus, k = slots.shape
     flat = slots.copy().reshape(-1)
     pool = flat[np.argsort(-size[flat], kind="mergesort")]
@@ -202,8 +131,8 @@ def construct(slots, size, load, cap, draws, state):  # type: ignore[no-untyped-
 
 
 @kernel
-def repack(slots, size, load, cap, steps, draws, colocated, state, best, most):  # type: ignore[no-untyped-def]
-    """Deal a few GPUs anew, one of them above ``cap``, until none is or ``steps`` are over.
+def repack(slots, size, load, cap, steps, draws, colocated, state, best, most, stop):  # type: ignore[no-untyped-def]
+    """Deal a few GPUs again, one of them above ``cap``, until none is or ``steps`` are over.
 
     A deal is kept if the load above the cap falls, or stays while the slack below it does not spread
     (the sum of squared slacks may fall by up to 30 %): gathered slack is what large excesses
@@ -233,7 +162,7 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most): 
         if load[fullest] < most:
             most = load[fullest]
             best[:] = slots
-        if over < 0:
+        if over < 0 or raised(stop):
             break
         r = min(3 + below(state, _MOST_GPUS - 2), widest)
         chosen[0] = over
@@ -272,64 +201,8 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most): 
         if new_excess > excess:
             continue
         gathers = new_slack >= slack * (1 - 0.3 * below(state, 1024) / 1024)
-        if (new_excess < excess * (1 - 1e-12) or gathers) and (colocated or _distinct(rows[:r], empty)):
+        if (new_excess < excess * (1 - 1e-12) or gathers) and (colocated or distinct(rows[:r], empty)):
             for q in range(r):
                 load[chosen[q]] = after[q]
                 slots[chosen[q]] = rows[q]
     return most
-
-
-@kernel
-def _distinct(rows, empty):  # type: ignore[no-untyped-def]
-    """Whether no GPU holds an expert twice."""
-    for row in rows:
-        for t in range(1, row.size):
-            if row[t] != empty and holds(row[:t], row[t]):
-                return False
-    return True
-
-
-@kernel
-def recount(slots, weight, size, copies, target, steps, colocated, gaps, state):  # type: ignore[no-untyped-def]
-    """Take a copy from one expert, give one to another, swap down; keep what is not heavier.
-
-    ``gaps``: slots may stay empty, so a copy may be dropped or added alone.
-    """
-    gpus, k = slots.shape
-    empty = size.size - 1
-    load = np.empty(gpus)
-    most = sum_loads(slots, size, load)
-    kept = slots.copy()
-    for _ in range(steps):
-        if most <= target:
-            break
-        g, t = below(state, gpus), below(state, k)
-        if below(state, 2) == 0:
-            g = np.argmax(load)
-        old = slots[g, t]
-        if old != empty and copies[old] == 1:
-            continue
-        new = slots[np.argmax(load), below(state, k)] if below(state, 2) == 0 else below(state, empty + gaps)
-        if new == old or (not colocated and new != empty and holds(slots[g], new)):
-            continue
-        slots[g, t] = new
-        _set_copies(old, -1, weight, size, copies)
-        _set_copies(new, 1, weight, size, copies)
-        sum_loads(slots, size, load)
-        descend(slots, size, load, target, colocated)
-        after = sum_loads(slots, size, load)
-        if after <= most:
-            most = after
-            kept[:] = slots
-        else:
-            slots[:] = kept
-            _set_copies(old, 1, weight, size, copies)
-            _set_copies(new, -1, weight, size, copies)
-            sum_loads(slots, size, load)
-
-
-@kernel
-def _set_copies(expert, change, weight, size, copies):  # type: ignore[no-untyped-def]
-    if expert < size.size - 1:
-        copies[expert] += change
-        size[expert] = weight[expert] / copies[expert]

@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
-from moeopt.balancers._search_kernels import holds, sum_loads
+from moeopt._stop import Stop, raised
+from moeopt.balancers.search.swaps import may_swap, sum_loads
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 
-def limited_descent(problem: PlacementProblem, start: Placement, target: NDArray[np.float64]) -> Placement:
+def limited_descent(problem: PlacementProblem, start: Placement, target: NDArray[np.float64], stop: Stop) -> Placement:
     """Swap the fullest GPU of every layer down with at most ``problem.max_moves`` moves in all.
 
     Each step takes the swap (inside the node where there are nodes) that leaves the lighter pair and
@@ -19,36 +20,50 @@ def limited_descent(problem: PlacementProblem, start: Placement, target: NDArray
     """
     assert problem.reference is not None
     slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
-    home = problem.reference.copies
+    home = np.where(problem.reference.by_gpu < 0, problem.num_experts, problem.reference.by_gpu)
     size = problem.load.values / np.maximum(start.replica_count, 1)
     per_node = problem.num_gpus // (problem.num_nodes if problem.hierarchical else 1)
-    _limited(slots, size, home, target, problem.max_moves, problem.allow_colocated, per_node)
+    _limited(slots, size, home, target, problem.max_moves, problem.allow_colocated, per_node, stop)
     slots = np.where(slots == problem.num_experts, -1, slots).reshape(problem.num_layers, -1)
     return Placement(slots, problem.num_experts, problem.num_gpus)
 
 
 @kernel
-def _limited(all_slots, all_size, home, target, max_moves, colocated, per_node):  # type: ignore[no-untyped-def]
+def _surplus(slots, home, expert):  # type: ignore[no-untyped-def]
+    """Copies of ``expert`` on a GPU beyond those it has at home there: if above 0, the last one is a move."""
+    surplus = 0
+    for other in slots:
+        surplus += int(other == expert)
+    for other in home:
+        surplus -= int(other == expert)
+    return surplus
+
+
+@kernel
+def _moves(slots, home, empty):  # type: ignore[no-untyped-def]
+    """Copies on a GPU that are not at home there."""
+    moves = 0
+    for t in range(slots.size):
+        if slots[t] != empty:
+            moves += int(_surplus(slots[: t + 1], home, slots[t]) > 0)
+    return moves
+
+
+@kernel
+def _limited(all_slots, all_size, all_home, target, max_moves, colocated, per_node, stop):  # type: ignore[no-untyped-def]
     """Descend every layer; the expert behind the last one is an empty slot."""
     layers, gpus, k = all_slots.shape
-    experts = all_size.shape[1]
+    empty = all_size.shape[1]
     load = np.empty(gpus)
-    size = np.zeros(experts + 1)
+    size = np.zeros(empty + 1)
     for layer in range(layers):
-        slots = all_slots[layer]
-        size[:experts] = all_size[layer]
+        slots, home = all_slots[layer], all_home[layer]
+        size[:empty] = all_size[layer]
         sum_loads(slots, size, load)
-        # surplus > 0: more copies than the reference has there, so the last one is a move
-        surplus = np.zeros((gpus, experts + 1), np.int64)
-        surplus[:, :experts] = -home[layer]
-        for g in range(gpus):
-            for t in range(k):
-                surplus[g, slots[g, t]] += 1
         left = max_moves
         for g in range(gpus):
-            for e in range(experts):
-                left -= max(surplus[g, e], 0)
-        while True:
+            left -= _moves(slots[g], home[g], empty)
+        while not raised(stop):
             f = np.argmax(load)
             if load[f] <= target[layer]:
                 break
@@ -64,13 +79,11 @@ def _limited(all_slots, all_size, home, target, max_moves, colocated, per_node):
                         b = slots[h, j]
                         give = size[a] - size[b]
                         after = max(load[f] - give, load[h] + give)
-                        if give <= 0 or after >= best:
+                        if give <= 0 or after >= best or not may_swap(slots, f, i, h, j, empty, colocated):
                             continue
-                        if not colocated and (holds(slots[h], a) or (b < experts and holds(slots[f], b))):
-                            continue
-                        cost = int(surplus[h, a] >= 0) - int(surplus[f, a] > 0)
-                        if b < experts:
-                            cost += int(surplus[f, b] >= 0) - int(surplus[h, b] > 0)
+                        cost = int(_surplus(slots[h], home[h], a) >= 0) - int(_surplus(slots[f], home[f], a) > 0)
+                        if b != empty:
+                            cost += int(_surplus(slots[f], home[f], b) >= 0) - int(_surplus(slots[h], home[h], b) > 0)
                         if cost <= left:
                             best, partner, here, there, spent = after, h, i, j, cost
             if partner < 0:
@@ -80,8 +93,4 @@ def _limited(all_slots, all_size, home, target, max_moves, colocated, per_node):
             load[f] -= give
             load[partner] += give
             left -= spent
-            surplus[f, a] -= 1
-            surplus[partner, a] += 1
-            surplus[f, b] += 1
-            surplus[partner, b] -= 1
             slots[f, here], slots[partner, there] = b, a

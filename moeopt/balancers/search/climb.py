@@ -1,0 +1,117 @@
+"""Runs the stages of ``search`` on layers without nodes, side by side, until their targets or a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt import bounds
+from moeopt._stop import Stop, side_by_side
+from moeopt.balancers.pairing import anneal_layer
+from moeopt.balancers.search.levels import level_rows
+from moeopt.balancers.search.stages import LEVEL, PAIRS, Stage, improve, stages
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_CLOSE = 9e-5
+"""Default distance to the bound at which a layer is done: within the usual tolerance of 1e-4."""
+
+_PAIR_STEPS = 2000
+"""Steps of the first annealing of a layer with two slots per GPU: a millisecond or so; each later one has four times
+as many."""
+
+_PARALLEL_SLOTS = 4096
+"""Slots in all layers together from which a second thread pays for itself."""
+
+
+def near_bound(problem: PlacementProblem) -> Floats:
+    """``[layers]`` makespan at which a layer is done by default."""
+    return bounds.lower_bound(problem).value * (1 + _CLOSE)
+
+
+def climb(
+    problem: PlacementProblem, start: Placement, goal: Floats, seed: int, deadline: float, rounds: int | None
+) -> Placement:
+    """Improve every layer of a problem without nodes by ``rounds`` of stages (None = endless), until the deadline."""
+    slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
+    weight = problem.load.values.astype(float)
+    makespan = _makespan(slots, weight)
+    threads = 2 if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1 else 1
+
+    def share(first: int) -> Callable[[Stop], None]:
+        def work(stop: Stop) -> None:
+            rows = np.arange(first, problem.num_layers, threads)
+            for number, stage in stages(problem, rounds):
+                rows = rows[makespan[rows] > goal[rows]]
+                if stop[0] or not rows.size:
+                    return
+                improved, reached = slots[rows], makespan[rows]
+                _run(problem, rows, improved, weight[rows], goal[rows], reached, number, stage, seed, stop)
+                slots[rows], makespan[rows] = improved, reached
+
+        return work
+
+    if (makespan > goal).any():
+        side_by_side([share(first) for first in range(threads)], deadline)
+    found = np.where(slots == problem.num_experts, -1, slots).reshape(problem.num_layers, -1)
+    return Placement(found, problem.num_experts, problem.num_gpus)
+
+
+def _run(
+    problem: PlacementProblem,
+    rows: NDArray[np.intp],
+    slots: Ints,
+    weight: Floats,
+    goal: Floats,
+    makespan: Floats,
+    number: int,
+    stage: Stage,
+    seed: int,
+    stop: Stop,
+) -> None:
+    """One stage on some layers: improves ``slots [rows, gpus, k]`` and ``makespan [rows]`` in place."""
+    if stage.kind == PAIRS:
+        _anneal(problem, rows, slots, weight, goal, makespan, number, seed, stop)
+    elif stage.kind == LEVEL:
+        level_rows(slots, weight, goal, seed + number, problem.allow_colocated, makespan, stop)
+    else:
+        switches = problem.allow_colocated, problem.allow_empty_slots
+        improve(slots, weight, goal, number, *stage, seed, *switches, makespan, stop)
+
+
+def _anneal(
+    problem: PlacementProblem,
+    rows: NDArray[np.intp],
+    slots: Ints,
+    weight: Floats,
+    goal: Floats,
+    makespan: Floats,
+    number: int,
+    seed: int,
+    stop: Stop,
+) -> None:
+    for i, layer in enumerate(rows):
+        if stop[0]:
+            return
+        found = anneal_layer(problem, int(layer), goal[i], _PAIR_STEPS * 4**number, seed, stop)
+        found = np.where(found < 0, problem.num_experts, found).reshape(1, problem.num_gpus, 2)
+        reached = _makespan(found, weight[i : i + 1])[0]
+        if reached < makespan[i]:
+            slots[i], makespan[i] = found[0], reached
+
+
+def _makespan(slots: Ints, weight: Floats) -> Floats:
+    """``[rows]`` makespan of ``slots [rows, gpus, k]``; the expert behind the last one is an empty slot."""
+    layers, experts = weight.shape
+    flat = slots.reshape(layers, -1)
+    number = (flat + np.arange(layers)[:, None] * (experts + 1)).ravel()
+    copies = np.bincount(number, minlength=layers * (experts + 1)).reshape(layers, -1)
+    size = np.zeros(copies.shape)
+    size[:, :experts] = weight / copies[:, :experts]
+    most: Floats = np.take_along_axis(size, flat, axis=1).reshape(slots.shape).sum(axis=2).max(axis=1)
+    return most
