@@ -7,8 +7,10 @@ problem's own. Arrivals are copies that their GPU does not hold in the reference
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from solvers.verify_layer import ExactLayer, Rejected
@@ -19,7 +21,7 @@ ROUNDED = Fraction(1, 10**9)
 
 def arrivals_needed(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
     """A partition's GPUs neither get light enough nor carry all load with fewer arrivals."""
-    needed = _arrivals(layer, _ceiling(layer))
+    needed = _arrivals(layer, math.floor(_ceiling(layer)))
     if needed is not None and needed < value:
         raise Rejected(f"{needed} moves may do")
 
@@ -47,15 +49,14 @@ def makespan_within_moves(layer: ExactLayer, value: Fraction, certificate: dict[
     if value <= 0:
         return
     if _is_partition(layer):
-        below = Fraction((value.numerator - 1) // value.denominator)  # all makespans are whole numbers
-        needed = _arrivals(layer, below)
+        needed = _arrivals(layer, (value.numerator - 1) // value.denominator)
         if needed is None or needed > layer.max_moves:
             return
     elif _extra_copies(layer, value, below=True) > layer.max_moves:
         return
-    if layer.num_nodes > 1 and layer.max_moves < _regrouped(layer):
-        if _fullest_node(layer) >= value * (layer.num_gpus // layer.num_nodes):
-            return
+    groups_stay = layer.num_nodes > 1 and layer.max_moves < _regrouped(layer)
+    if groups_stay and _fullest_node(layer) >= value * (layer.num_gpus // layer.num_nodes):
+        return
     raise Rejected(f"{layer.max_moves} moves may do")
 
 
@@ -89,8 +90,8 @@ def _is_partition(layer: ExactLayer) -> bool:
     return full and layer.num_redundant == 0 and set(_copies(layer)) == {1}
 
 
-def _arrivals(layer: ExactLayer, ceiling: Fraction) -> int | None:
-    """Arrivals that a partition needs below or at ``ceiling``; None where no numbers of arrivals do."""
+def _arrivals(layer: ExactLayer, ceiling: int) -> int | None:
+    """Arrivals that a partition needs for a whole ``ceiling``, as its loads are; None where no numbers will do."""
     if not _is_partition(layer):
         raise Rejected("the bound is for partitions")
     assert layer.reference is not None
@@ -108,7 +109,7 @@ def _arrivals(layer: ExactLayer, ceiling: Fraction) -> int | None:
     return max(needed, min(kept, _regrouped(layer)))
 
 
-def _arrivals_among(loads: list[int], gpus: list[list[int]], ceiling: Fraction) -> int | None:
+def _arrivals_among(loads: list[int], gpus: list[list[int]], ceiling: int) -> int | None:
     """Least arrivals when the experts of ``gpus`` stay among them, by the interval each GPU's load is in.
 
     With j arrivals and j departures a GPU gains at least the j lightest of the others less its j heaviest, at
@@ -116,23 +117,25 @@ def _arrivals_among(loads: list[int], gpus: list[list[int]], ceiling: Fraction) 
     """
     experts = [expert for gpu in gpus for expert in gpu]
     total = sum(loads[expert] for expert in experts)
-    needed, carried, gains = 0, Fraction(0), []
+    needed = carried = 0
+    gains: list[int] = []
     for gpu in gpus:
         held = set(gpu)
         own = sorted(loads[expert] for expert in gpu)
         others = sorted(loads[expert] for expert in experts if expert not in held)
-        load, reach = sum(own), []
+        load = sum(own)
+        reach: list[int] = []
         for j in range(min(len(own), len(others)) + 1):
             lightest = load - sum(own[len(own) - j :]) + sum(others[:j])
             heaviest = load - sum(own[:j]) + sum(others[len(others) - j :])
             if lightest <= ceiling:
                 if not reach:
                     needed += j
-                reach.append(min(ceiling, Fraction(heaviest)))
+                reach.append(min(ceiling, heaviest))
         if not reach:
             return None
         carried += reach[0]
-        gains += [after - before for before, after in zip(reach, reach[1:], strict=False)]
+        gains += [after - before for before, after in pairwise(reach)]
     for gain in sorted(gains, reverse=True):
         if carried >= total:
             break
