@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt import _arguments
 from moeopt.errors import InputError
 from moeopt.load import LoadMatrix, as_load
 from moeopt.placement import Placement
@@ -74,14 +75,55 @@ def sigma(gpu_load: Floats) -> float:
 
 
 def moves(reference: Placement, placement: Placement) -> NDArray[np.int64]:
-    """Copies that ``placement`` puts on a GPU that does not hold them yet, ``[layers]``.
+    """Copies that ``placement`` puts on a GPU that does not hold them yet, ``[layers]``: slots to be written.
 
     The multiset difference per GPU: a second copy of an expert on the same GPU counts.
     """
+    new, old = _alike(reference, placement)
+    return np.maximum(new - old, 0).sum(axis=(1, 2))
+
+
+def transfers(reference: Placement, placement: Placement) -> NDArray[np.int64]:
+    """Distinct experts that GPUs must receive, ``[layers]``: what crosses the network.
+
+    The set difference per GPU: further copies of an expert that a GPU holds or receives are written from memory.
+    Never above ``moves``, and equal to it where no GPU holds an expert twice.
+    """
+    new, old = _alike(reference, placement)
+    return ((new > 0) & (old == 0)).sum(axis=(1, 2))
+
+
+def transfers_between_nodes(reference: Placement, placement: Placement, num_nodes: int) -> NDArray[np.int64]:
+    """Transfers of experts that no GPU of the receiver's node held before, ``[layers]``.
+
+    Nodes are equal runs of GPUs. All other transfers can stay within a node.
+
+    Raises
+    ------
+    InputError
+        If the placements differ in layers, GPUs or experts, or ``num_nodes`` does not divide the GPUs.
+    """
+    new, old = _alike(reference, placement)
+    layers, gpus, experts = new.shape
+    num_nodes = _arguments.integer("num_nodes", num_nodes, 1)
+    if gpus % num_nodes:
+        raise InputError(f"num_gpus={gpus} is not a multiple of num_nodes={num_nodes}")
+    by_node = (layers, num_nodes, gpus // num_nodes, experts)
+    on_node = (old > 0).reshape(by_node).any(axis=2, keepdims=True)
+    return ((new > 0).reshape(by_node) & ~on_node).sum(axis=(1, 2, 3))
+
+
+def transfer_bytes(reference: Placement, placement: Placement, expert_bytes: int) -> NDArray[np.int64]:
+    """Bytes that GPUs must receive, ``[layers]``: ``transfers`` of experts of ``expert_bytes`` each."""
+    return transfers(reference, placement) * _arguments.integer("expert_bytes", expert_bytes, 1)
+
+
+def _alike(reference: Placement, placement: Placement) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Copies by GPU of the new and the old placement."""
     new, old = placement.copies, reference.copies
     if new.shape != old.shape:
         raise InputError(f"placements must agree in [layers, gpus, experts], got {new.shape} and {old.shape}")
-    return np.maximum(new - old, 0).sum(axis=(1, 2))
+    return new, old
 
 
 def gap(makespan: Any, lower_bound: Any) -> Floats:

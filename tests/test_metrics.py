@@ -61,3 +61,18 @@ def test_gpu_loads_agree_with_a_plain_sum_and_conserve_tokens(data):
     found = metrics.gpu_load(LoadMatrix([loads]), Placement([slots], experts, gpus))[0]
     assert found == pytest.approx(expected)
     assert found.sum() == pytest.approx(sum(loads[e] for e in set(slots) - {-1}))
+
+
+def test_transfers_count_experts_that_a_gpu_must_receive_once_each():
+    home = Placement([[0, 1, 2, 3, 4, 5, 6, 7]], 8, 4)
+    doubled = Placement([[0, 0, 2, 1, 1, 1, 6, 3]], 8, 4)
+    assert metrics.moves(home, doubled).tolist() == [5]
+    assert metrics.transfers(home, doubled).tolist() == [3]
+    assert metrics.transfers_between_nodes(home, doubled, 2).tolist() == [2]
+    assert metrics.transfers_between_nodes(home, doubled, 1).tolist() == [0]
+    assert metrics.transfers_between_nodes(home, doubled, 4).tolist() == [3]
+    assert metrics.transfer_bytes(home, doubled, 1000).tolist() == [3000]
+    with pytest.raises(InputError, match="num_gpus=4 is not a multiple of num_nodes=3"):
+        metrics.transfers_between_nodes(home, doubled, 3)
+    with pytest.raises(InputError, match="expert_bytes must be >= 1, got 0"):
+        metrics.transfer_bytes(home, doubled, 0)
