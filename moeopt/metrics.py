@@ -79,8 +79,8 @@ def moves(reference: Placement, placement: Placement) -> NDArray[np.int64]:
 
     The multiset difference per GPU: a second copy of an expert on the same GPU counts.
     """
-    new, old = _alike(reference, placement)
-    return np.maximum(new - old, 0).sum(axis=(1, 2))
+    layer, _, new, old = _changes(reference, placement)
+    return _sums(layer, np.maximum(new - old, 0), placement)
 
 
 def transfers(reference: Placement, placement: Placement) -> NDArray[np.int64]:
@@ -89,8 +89,8 @@ def transfers(reference: Placement, placement: Placement) -> NDArray[np.int64]:
     The set difference per GPU: further copies of an expert that a GPU holds or receives are written from memory.
     Never above ``moves``, and equal to it where no GPU holds an expert twice.
     """
-    new, old = _alike(reference, placement)
-    return ((new > 0) & (old == 0)).sum(axis=(1, 2))
+    layer, _, _, old = _changes(reference, placement)
+    return _sums(layer, old == 0, placement)
 
 
 def transfers_between_nodes(reference: Placement, placement: Placement, num_nodes: int) -> NDArray[np.int64]:
@@ -103,14 +103,16 @@ def transfers_between_nodes(reference: Placement, placement: Placement, num_node
     InputError
         If the placements differ in layers, GPUs or experts, or ``num_nodes`` does not divide the GPUs.
     """
-    new, old = _alike(reference, placement)
-    layers, gpus, experts = new.shape
     num_nodes = _arguments.integer("num_nodes", num_nodes, 1)
+    gpus, experts = placement.num_gpus, placement.num_experts
     if gpus % num_nodes:
         raise InputError(f"num_gpus={gpus} is not a multiple of num_nodes={num_nodes}")
-    by_node = (layers, num_nodes, gpus // num_nodes, experts)
-    on_node = (old > 0).reshape(by_node).any(axis=2, keepdims=True)
-    return ((new > 0).reshape(by_node) & ~on_node).sum(axis=(1, 2, 3))
+    layer, keys, _, _ = _changes(reference, placement)
+
+    def on_node(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        return keys // experts // (gpus // num_nodes) * experts + keys % experts
+
+    return _sums(layer, ~np.isin(on_node(keys), on_node(reference.held[0])), placement)
 
 
 def transfer_bytes(reference: Placement, placement: Placement, expert_bytes: int) -> NDArray[np.int64]:
@@ -118,12 +120,19 @@ def transfer_bytes(reference: Placement, placement: Placement, expert_bytes: int
     return transfers(reference, placement) * _arguments.integer("expert_bytes", expert_bytes, 1)
 
 
-def _alike(reference: Placement, placement: Placement) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Copies by GPU of the new and the old placement."""
-    new, old = placement.copies, reference.copies
-    if new.shape != old.shape:
-        raise InputError(f"placements must agree in [layers, gpus, experts], got {new.shape} and {old.shape}")
-    return new, old
+def _changes(reference: Placement, placement: Placement) -> tuple[NDArray[np.int64], ...]:
+    """Of all experts on GPUs in ``placement``: layer, key (see ``Placement.held``), copies now, copies before."""
+    shapes = [(p.num_layers, p.num_gpus, p.num_experts) for p in (placement, reference)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"placements must agree in [layers, gpus, experts], got {shapes[0]} and {shapes[1]}")
+    (keys, new), (before, counts) = placement.held, reference.held
+    at = np.minimum(np.searchsorted(before, keys), max(len(before) - 1, 0))
+    old = np.where(before[at] == keys, counts[at], 0) if len(before) else np.zeros_like(new)
+    return keys // (placement.num_gpus * placement.num_experts), keys, new, old
+
+
+def _sums(layer: NDArray[np.int64], values: NDArray[Any], placement: Placement) -> NDArray[np.int64]:
+    return np.bincount(layer, weights=values, minlength=placement.num_layers).astype(np.int64)
 
 
 def gap(makespan: Any, lower_bound: Any) -> Floats:

@@ -91,6 +91,18 @@ class Placement(ArrayFields):
         return frozen(counts.reshape(self.num_layers, self.num_gpus, self.num_experts))
 
     @cached_property
+    def held(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which GPU holds which expert: ``(layer * gpus + gpu) * experts + expert``, rising, and how often.
+
+        What ``copies`` says without its zeros: 8 bytes per slot instead of one number per GPU and expert.
+        O(layers * slots * log slots).
+        """
+        gpu = np.arange(self.num_layers * self.num_gpus)[:, None] * self.num_experts
+        rows = self.phy2log.reshape(-1, self.slots_per_gpu)
+        keys, counts = np.unique((gpu + rows)[rows >= 0], return_counts=True)
+        return frozen(keys), frozen(counts)
+
+    @cached_property
     def log2phy(self) -> NDArray[np.int64]:
         """``[layers, experts, max replicas]`` slots of every expert in rising order, padded with -1."""
         table = np.full((self.num_layers, self.num_experts, int(self.replica_count.max())), -1, dtype=np.int64)

@@ -14,6 +14,9 @@ from solvers._pairing_model import Columns
 from solvers.drive import Limits
 from solvers.interrupt import interruptible
 
+_SECONDS_PER_COLUMN = 3e-5
+"""What building the model takes."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -30,6 +33,8 @@ def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: fl
     that every column stands in one equation. ``effort`` is CP-SAT's deterministic time, so that a
     search within ``seconds`` can be repeated.
     """
+    if len(columns.expert) * _SECONDS_PER_COLUMN > seconds:
+        return Verdict()
     model = cp_model.CpModel()
     last = np.append(columns.first[1:], len(columns.expert))
     chosen: list[cp_model.LinearExprT] = [1] * len(columns.expert)

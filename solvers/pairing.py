@@ -48,6 +48,12 @@ _MANY = 1200
 _LIKELY = (0.03, 0.1)
 """Shares of the relaxation's slack that a count may cost to be tried before the others; the repair tries both."""
 
+_SECONDS_PER_COUNT = 2e-7
+"""What listing the counts of all experts takes; where no more than that is left, nothing new is begun."""
+
+_SECONDS_PER_COLUMN = 2e-5
+"""What a linear program on the columns of those counts takes; likewise."""
+
 _PRECISION = 1e-5
 """Relative precision to which the relaxation's bound is found at best; half the gap suffices."""
 
@@ -144,6 +150,7 @@ class _LayerSearch:
         self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
         self.proven = Bound.unknown(1)
         self.effort, self.descended = _EFFORT, 0.0
+        self.round = self.listing = len(self.load) * problem.max_replicas * _SECONDS_PER_COUNT
         self.tightened = False
 
     def run(self) -> Solution:
@@ -207,6 +214,8 @@ class _LayerSearch:
         if columns is None:
             self._prove(threshold, "pairing_lp", [])
             return math.inf
+        if self._late():
+            return 0.0
         weights = relax(columns, self.limits.deadline)
         if not exclude(columns, weights).any():
             self._prove(threshold, "pairing_lp", [witness(columns, weights)])
@@ -244,7 +253,7 @@ class _LayerSearch:
         return self.makespan <= self.bound * (1 + self.gap)
 
     def _late(self) -> bool:
-        return self.limits.late
+        return self.limits.left <= self.round
 
     def _accept(self, counts: NDArray[np.int64]) -> None:
         makespan = paired_makespan(self.load, counts, self.problem.slots)
@@ -263,13 +272,18 @@ class _LayerSearch:
             )
 
     def _columns(self, threshold: float) -> Columns | None:
-        return columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
+        columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
+        if columns is not None:
+            self.round = self.listing + len(columns.expert) * _SECONDS_PER_COLUMN
+        return columns
 
     def _relax(self, threshold: float) -> _Left | None:
         """Refute ``threshold`` by relaxation (None), or return the counts it leaves."""
         columns = self._columns(threshold)
-        rounds = []
+        rounds: list[dict[str, Any]] = []
         while columns is not None:
+            if self._late():
+                return _Left(columns, [], self.counts, rounds)
             weights = relax(columns, self.limits.deadline)
             rounds.append(witness(columns, weights))
             possible = exclude(columns, weights)
@@ -290,6 +304,8 @@ class _LayerSearch:
             return True
         if len(left.possible.expert) > _MANY:
             self._descend()
+        if self._late():
+            return False
         if self.makespan <= threshold or self._search(left.likely[0]).counts is not None:
             return True
         if len(left.possible.expert) > _MANY * self.effort / _EFFORT:

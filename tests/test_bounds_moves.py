@@ -7,8 +7,9 @@ import pytest
 from moeopt import PlacementProblem, metrics
 from moeopt.balancers import search
 from moeopt.bounds.moves import arrivals_needed, copies_needed, makespan_within_moves, regrouping_needed
-from solvers import solve_brute_force, verify_moves
-from solvers.verify_layer import Rejected, exact_layer
+from moeopt.verify import moves as verify_moves
+from moeopt.verify.layer import Rejected, exact_layer
+from solvers import solve_brute_force
 from tests.instances import INSTANCES
 from tests.moves_oracle import REPLICATED, SHAPES, ceilings, outcomes, random_problem
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from solvers.verify_layer import ExactLayer, Rejected
+from moeopt.verify.layer import ExactLayer, Rejected
 
 ROUNDED = Fraction(1, 10**9)
 """Relative distance that a makespan may have from the ceiling, as ``verify`` and ``problem.check`` allow."""
