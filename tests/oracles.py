@@ -1,5 +1,11 @@
 """Plain, slow, obviously right versions of what the package does fast; written from the papers' words."""
 
+import math
+from collections import Counter
+from fractions import Fraction
+from functools import cache
+from itertools import combinations_with_replacement
+
 import torch
 
 
@@ -78,3 +84,66 @@ def plain_bldm(weights, num_packs):
         merged = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(first, reversed(second), strict=True)]
         parts = [sorted(merged, key=lambda pack: -pack[1]), *rest]
     return [sorted(pack[0]) for pack in parts[0]]
+
+
+@cache
+def layouts(experts, gpus, size, colocated, empty):
+    """Contents of all GPUs, as tuples of tuples, such that every expert has a copy; -1 is an empty slot."""
+    items = range(-1 if empty else 0, experts)
+    contents = list(combinations_with_replacement(items, size))
+    if not colocated:
+        contents = [c for c in contents if max(Counter(e for e in c if e >= 0).values(), default=1) == 1]
+    found = []
+
+    def extend(chosen, missing):
+        left = gpus - len(chosen)
+        if not left:
+            found.append(chosen)
+            return
+        for content in contents:
+            rest = missing.difference(content)
+            if len(rest) <= (left - 1) * size:
+                extend((*chosen, content), rest)
+
+    extend((), frozenset(range(experts)))
+    return found
+
+
+def outcomes(problem):
+    """The set of (makespan, moves) of all placements of a one-layer problem, ceilings and limits aside.
+
+    Exact fractions; moves are 0 where there is no reference.
+    """
+    loads = [Fraction(w) for w in problem.load.values[0].tolist()]
+    scale = math.lcm(*(w.denominator for w in loads))
+    unit = math.lcm(*range(1, problem.max_replicas + 1))
+    whole = [int(w * scale) for w in loads]
+    reference = None
+    if problem.reference is not None:
+        reference = [Counter(e for e in gpu if e >= 0) for gpu in problem.reference.by_gpu[0].tolist()]
+    every = layouts(
+        problem.num_experts, problem.num_gpus, problem.slots_per_gpu, problem.allow_colocated, problem.allow_empty_slots
+    )
+    seen = set()
+    for gpus in every:
+        if problem.hierarchical and not keeps_groups(problem, gpus):
+            continue
+        count = Counter(e for gpu in gpus for e in gpu)
+        share = [w * unit // count[e] for e, w in enumerate(whole)]
+        makespan = max(sum(share[e] for e in gpu if e >= 0) for gpu in gpus)
+        moves = 0
+        if reference is not None:
+            pairs = zip(gpus, reference, strict=True)
+            moves = sum(sum((Counter(e for e in gpu if e >= 0) - held).values()) for gpu, held in pairs)
+        seen.add((makespan, moves))
+    return {(Fraction(makespan, unit * scale), moves) for makespan, moves in seen}
+
+
+def keeps_groups(problem, gpus):
+    """Whether every group lies whole on one node, and every node has as many."""
+    size, per_node = problem.num_experts // problem.num_groups, problem.num_gpus // problem.num_nodes
+    nodes = [set() for _ in range(problem.num_nodes)]
+    for g, gpu in enumerate(gpus):
+        nodes[g // per_node].update(e // size for e in gpu if e >= 0)
+    share = problem.num_groups // problem.num_nodes
+    return all(len(node) == share for node in nodes) and len(set().union(*nodes)) == problem.num_groups

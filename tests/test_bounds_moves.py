@@ -11,7 +11,8 @@ from moeopt.verify import moves as verify_moves
 from moeopt.verify.layer import Rejected, exact_layer
 from solvers import solve_brute_force
 from tests.instances import INSTANCES
-from tests.moves_oracle import REPLICATED, SHAPES, ceilings, outcomes, random_problem
+from tests.moves_oracle import REPLICATED, SHAPES, ceilings, random_problem
+from tests.oracles import outcomes
 
 NODES = {"num_nodes": 2, "num_groups": 2}
 
