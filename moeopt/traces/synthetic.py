@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.errors import InputError
-from moeopt.traces.trace import MAX_TOTAL, Trace
+from moeopt.load import MAX_TOTAL
+from moeopt.traces.trace import Trace
 
 TOP_K = 8
 """Experts that every token visits in each layer."""
