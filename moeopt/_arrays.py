@@ -30,6 +30,8 @@ def to_numpy(name: str, values: Any) -> NDArray[Any]:
         raise
     except Exception as error:  # whatever a foreign type raises where it cannot become an array
         raise InputError(f"{name} must be a rectangular array of numbers: {parser_reason(error)}") from None
+    if array.dtype.kind == "O" and hasattr(values, "iloc"):
+        array = _from_table(values, array)
     if array.dtype.kind == "O":
         raise InputError(f"{name} must hold numbers, got dtype object{_first_odd(array)}")
     if array.dtype.kind not in "biuf":
@@ -61,6 +63,13 @@ def _from_tensor(name: str, values: Any) -> NDArray[Any]:
         tensor = tensor.float()  # bfloat16 and the 8-bit floats have no numpy twin; float32 holds them exactly
     array: NDArray[Any] = tensor.numpy()
     return array
+
+
+def _from_table(table: Any, objects: NDArray[Any]) -> NDArray[Any]:
+    """Join a data frame's columns where each is numeric: together, those that can miss values become objects."""
+    columns = [np.asarray(table.iloc[:, i]) for i in range(objects.shape[1])] if objects.ndim == 2 else []
+    numeric = columns and all(column.dtype.kind in "iuf" for column in columns)
+    return np.stack(columns, axis=1) if numeric else objects
 
 
 def _first_odd(array: NDArray[Any]) -> str:

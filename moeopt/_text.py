@@ -12,13 +12,18 @@ def printable(text: Any, most: int = 240) -> str:
     too long loses its middle, since paths say most at their ends.
     """
     raw = str(text)
-    if len(raw) > most:
-        raw = raw[: most // 2] + raw[-most // 2 :] + " "  # one too many, so that it is cut below
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in raw)
-    return shown if len(shown) <= most else shown[: most // 2 - 3] + "..." + shown[-(most // 2) :].rstrip()
+    shown = _escaped(raw[:most])
+    if len(raw) <= most and len(shown) <= most:
+        return shown
+    half = most // 2
+    return shown[: half - 3] + "..." + _escaped(raw[-half:])[-half:]
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def parser_reason(error: Exception) -> str:
     """What a foreign parser said about a broken file or value: one line, not too long."""
     lines = str(error).strip().splitlines()
-    return printable(lines[0], 200) if lines else type(error).__name__
+    return printable(lines[0].strip(), 200) if lines else type(error).__name__

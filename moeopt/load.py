@@ -63,7 +63,8 @@ class LoadMatrix(ArrayFields):
         if array.ndim != 2 or array.size == 0:
             raise InputError(f"load must be [layers, experts] and not empty, got shape {array.shape}")
         if array.dtype.kind == "f":
-            array = array.astype(float) + 0.0  # no -0.0
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+                array = array.astype(float) + 0.0  # no -0.0
         _refuse_first(array, ~np.isfinite(array), "finite")
         _refuse_first(array, array < 0, ">= 0")
         if array.dtype.kind == "f":
