@@ -107,7 +107,10 @@ def as_counts(values: Any, layer_ids: Sequence[int] = ()) -> NDArray[Any]:
     Checked piece by piece: a large array of small integers is never held in a wider dtype as a whole.
     O(windows * layers * experts).
     """
-    array = to_numpy("counts", values)
+    try:
+        array = to_numpy("counts", values)
+    except InputError as error:
+        raise TraceError(str(error)) from None
     if array.dtype.kind == "b":
         raise TraceError("counts must be numbers, got booleans")
     if array.ndim not in (1, 2, 3) or array.size == 0:
