@@ -75,7 +75,8 @@ def _from_table(table: Any, objects: NDArray[Any]) -> NDArray[Any]:
 def _first_odd(array: NDArray[Any]) -> str:
     """Say which entry of an object array is no number, or too large a one."""
     for where, value in np.ndenumerate(array):
-        if isinstance(value, bool) or not isinstance(value, Real) or abs(float(value)) >= 2**63:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, int) and not -(2**63) <= value < 2**63):
             return f": {shown(value)} at {where}" if where else f": {shown(value)}"
     return ""
 

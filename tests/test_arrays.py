@@ -74,6 +74,7 @@ with warnings.catch_warnings():
         "complex list": ([1j], "must hold numbers, got dtype complex128"),
         "objects": (np.array([[1, None]], dtype=object), r"must hold numbers, got dtype object: None at \(0, 1\)"),
         "integer too large": ([[1, 2**70]], r"must hold numbers, got dtype object: 1180591620717411303424 at \(0, 1\)"),
+        "integer too large to be shown": ([10**5000], r"dtype object: a value of type int at \(0,\)"),
         "none": (None, "must hold numbers, got dtype object: None"),
         "set": ({1, 2}, r"must hold numbers, got dtype object: \{1, 2\}"),
         "text": ("3", "must hold numbers, got dtype <U1"),

@@ -163,7 +163,7 @@ def test_a_mutated_file_is_read_or_refused_in_one_line(kind, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
-@settings(max_examples=5_000, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=2_000, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_very_many_mutated_files_are_read_or_refused_in_one_line(kind, data, tmp_path):
     check, files = CASES[kind]
