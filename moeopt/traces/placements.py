@@ -19,7 +19,8 @@ from moeopt.traces.placement_npz import phy2log_from_npz
 from moeopt.traces.placement_omni import phy2log_from_pattern
 from moeopt.traces.placement_sglang import KEY, phy2log_from_json, phy2log_from_pt
 from moeopt.traces.read import content_kind
-from moeopt.traces.sglang import keys_of, load_pt
+from moeopt.traces.sglang import keys_of
+from moeopt.traces.torch_file import load_pt
 
 MAX_SLOTS = 2**26
 """The most numbers read as a placement, which take several times their memory: a thousand large ones."""

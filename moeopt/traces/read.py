@@ -18,6 +18,7 @@ from moeopt.errors import InputError, TraceError
 from moeopt.traces import matrix, sglang
 from moeopt.traces.csv_folder import read_csv_folder
 from moeopt.traces.json_numbers import parse_json
+from moeopt.traces.torch_file import load_pt
 from moeopt.traces.trace import Trace, tidy
 
 
@@ -64,7 +65,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
 
 _READERS: dict[str, Callable[[bytes], NDArray[Any]]] = {
     "npy": matrix.read_npy,
-    "pt": lambda content: sglang.counts_from_pt(sglang.load_pt(content)),
+    "pt": lambda content: sglang.counts_from_pt(load_pt(content)),
     "json": lambda content: sglang.counts_from_json(parse_json(content)),
     "csv": matrix.read_csv_matrix,
 }

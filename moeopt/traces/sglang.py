@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from itertools import islice
 from typing import Any
 
@@ -17,19 +15,6 @@ from moeopt.load import MAX_TOTAL
 from moeopt.traces.json_numbers import number_array
 from moeopt.traces.matrix import refuse_too_many
 from moeopt.traces.trace import refuse_faults
-
-
-def load_pt(content: bytes) -> Any:
-    """Return what a ``.pt`` file holds: tensors and plain containers only, so that nothing in it runs."""
-    import torch  # heavy, and only this format needs it
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file can fail anywhere in the parser
-        reason = parser_reason(error)
-        raise TraceError(f"not a .pt file of plain tensors (nothing in it was run): {reason}") from None
 
 
 def counts_from_pt(document: Any) -> NDArray[Any]:

@@ -152,6 +152,35 @@ def test_a_size_that_a_file_only_claims_is_refused_before_memory_is_taken(kind, 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kilobytes"
 
 
+def unfolding(depth):
+    """A pickled dictionary whose key is a tuple of two tuples, each of two of the ones before: 2**depth parts."""
+    pairs = b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(depth))
+    return b"\x80\x02})q\x00" + pairs + b"K\x01s."
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("old", [False, True])
+def test_a_key_that_would_take_for_ever_to_hash_is_refused(old, read, tmp_path):
+    if old:
+        plain = saved(1, _use_new_zipfile_serialization=False)
+        content = plain.replace(b"\x80\x02K\x01.", unfolding(60))
+        assert content != plain
+    else:
+        with zipfile.ZipFile(io.BytesIO(saved(1))) as good:
+            members = [(name, good.read(name)) for name in good.namelist()]
+        changed = [(name, unfolding(60) if name.endswith("data.pkl") else content) for name, content in members]
+        content = archive(changed, zipfile.ZIP_STORED)
+    (tmp_path / "file").write_bytes(content)
+    refused(read, tmp_path / "file", "it holds a tuple of more than 16777216 parts")
+
+
+def test_tuples_that_share_little_are_read(tmp_path):
+    shared = ((1, 2), (1, 2))
+    document = {shared: (shared,) * 1000, "logical_count": torch.ones(2, 3), "more": [(i, shared) for i in range(99)]}
+    (tmp_path / "file").write_bytes(saved(document))
+    assert read_trace(tmp_path / "file").windows.tolist() == [[[1] * 3] * 2]
+
+
 def test_a_placement_has_at_most_67_million_slots(tmp_path):
     with (tmp_path / "file").open("wb") as file:
         file.write(npy_header((2, 2**13 + 1, 2**12)))
