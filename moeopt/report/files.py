@@ -149,15 +149,16 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep other writers out; the lock ends with its process."""
     lock = FileLock(folder / _LOCK, timeout=_PATIENCE)
     try:
-        lock.acquire()
-    except Timeout:
-        raise InputError("another report is being written there") from None
-    try:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError("another report is being written there") from None
         yield
     finally:
-        with suppress(OSError):  # removed while it is held, so that nobody else's is
-            (folder / _LOCK).unlink()
-        lock.release()
+        if lock.is_locked:
+            with suppress(OSError):  # removed while it is held, so that nobody else's is
+                (folder / _LOCK).unlink()
+            lock.release()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moeopt._text import parser_reason, printable
 from moeopt.errors import TraceError
 from moeopt.load import MAX_TOTAL
-from moeopt.traces.matrix import refuse_too_many
+from moeopt.traces.matrix import MAX_NUMBERS, refuse_too_many
 
 _AXES = {1: ("column",), 2: ("layer", "column"), 3: ("window", "layer", "column")}
 
@@ -26,8 +26,8 @@ def parse_json(content: bytes) -> Any:
         raise TraceError(f"not readable JSON: {parser_reason(error)}") from None
 
 
-def number_array(name: str, values: Any) -> NDArray[np.float64]:
-    """Return nested lists of numbers, one to three deep, as float64.
+def number_array(name: str, values: Any, most: int = MAX_NUMBERS) -> NDArray[np.float64]:
+    """Return nested lists of at most ``most`` numbers, one to three deep, as float64.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def number_array(name: str, values: Any) -> NDArray[np.float64]:
         level = level[0] if level else None
     if len(shape) not in _AXES:
         raise TraceError(f"{name} must have one to three dimensions, got {len(shape)}")
-    refuse_too_many(name, shape)
+    refuse_too_many(name, shape, most)
     array = np.empty(shape)
     _fill(array, name, values, ())
     return array

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from moeopt._arrays import to_numpy
 from moeopt._text import parser_reason, printable
 from moeopt.errors import TraceError
-from moeopt.load import MAX_TOTAL
 from moeopt.traces.json_numbers import number_array
 from moeopt.traces.matrix import refuse_too_many
-from moeopt.traces.trace import refuse_faults
+from moeopt.traces.trace import as_counts, refuse_faults
+
+_LONGEST_LIST = 2**24  # numbers of a list in a .pt file, where a few bytes can name very many
 
 
 def counts_from_pt(document: Any) -> NDArray[Any]:
@@ -43,7 +44,7 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     A tensor may repeat one number, and a list may hold one list, any number of times.
     """
     if isinstance(value, list):
-        number_array(name, value)
+        number_array(name, value, _LONGEST_LIST)
         return to_numpy(name, value)
     try:
         refuse_too_many(name, getattr(value, "shape", ()))
@@ -90,16 +91,12 @@ def _counts_from_records(document: dict[Any, Any]) -> NDArray[Any]:
     num_experts = int(phy2log.max()) + 1
     if num_experts > phy2log.shape[1]:
         raise TraceError(f"last_physical_to_logical_map names expert {num_experts - 1} with {phy2log.shape[1]} slots")
-    slots = np.stack(list(passes.values()))
-    rows, experts = np.arange(len(phy2log)), phy2log.astype(np.int64)
-    logical = np.zeros((*slots.shape[:2], num_experts), dtype=slots.dtype)
-    for slot in range(slots.shape[2]):
-        held = logical[:, rows, experts[:, slot]] + slots[:, :, slot]
-        if (held > MAX_TOTAL).any():  # looked at after every addition, so that none wraps
-            layer = int(np.argwhere(held > MAX_TOTAL)[0, 1])
-            raise TraceError(f"layer {layer}, expert {experts[layer, slot]}: more than 2**53 tokens in one pass")
-        logical[:, rows, experts[:, slot]] = held
-    return logical
+    slots = as_counts(np.stack(list(passes.values())))  # no layer totals more than 2**53, so that no sum is rounded
+    flat = (np.arange(len(phy2log))[:, None] * num_experts + phy2log.astype(np.int64)).ravel()
+    logical = np.zeros((len(slots), len(phy2log) * num_experts), dtype=slots.dtype)
+    for counts, summed in zip(slots, logical, strict=True):
+        summed[:] = np.bincount(flat, counts.ravel(), minlength=summed.size)
+    return logical.reshape(*slots.shape[:2], num_experts)
 
 
 def _slot_counts(value: Any, shape: tuple[int, ...], record: str) -> NDArray[Any]:

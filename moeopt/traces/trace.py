@@ -14,6 +14,9 @@ from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.load import MAX_TOTAL, MIN_LOAD, LoadMatrix, beyond_total, checked_ids
 
+MAX_LAYERS = 2**20
+"""The most layers of a trace: each has an id of its own, and a table with more is the wrong way round."""
+
 _PIECE = 2**20  # entries looked at in one go
 
 
@@ -119,6 +122,8 @@ def as_counts(values: Any, layer_ids: Sequence[int] = ()) -> NDArray[Any]:
             f"got shape {printable(array.shape, 60)}"
         )
     array = array.reshape((1,) * (3 - array.ndim) + array.shape)
+    if array.shape[1] > MAX_LAYERS:
+        raise TraceError(f"counts must be of at most {MAX_LAYERS} layers, got shape {array.shape}")
     for piece in _pieces(array.shape):
         refuse_faults(array[piece], *(part.start for part in piece), num_windows=len(array), layer_ids=layer_ids)
     if beyond := beyond_total(array):

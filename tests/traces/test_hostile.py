@@ -116,7 +116,10 @@ LIES = {
     "pt of one number": (saved({"logical_count": WIDE, "physical_to_logical_map": WIDE}), "at most 536870912 numbers"),
     "pt of one number, bare": (saved(WIDE), "at most 536870912 numbers|no physical_to_logical_map"),
     "pt of one number, old": (saved(WIDE, _use_new_zipfile_serialization=False), "at most|no physical_to_logical_map"),
-    "pt of one row": (saved({"logical_count": [[[0] * 10**4] * 10**4] * 10**4}), r"at most 536870912|no physical"),
+    "pt of one row": (
+        saved({"logical_count": [[[0] * 100] * 1000] * 1000, "physical_to_logical_map": [[0] * 10**4] * 10**4}),
+        "has shape .*at most 16777216 numbers",
+    ),
     "pt of one record": (
         saved({"records": [RECORD] * 9, "last_physical_to_logical_map": RECORD["global_physical_count"]}),
         "records has shape .*at most 536870912|no physical",

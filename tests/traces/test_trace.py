@@ -121,6 +121,7 @@ def test_windows_out_of_range_are_index_errors():
         ([[[2.0**53, 0.5]]], r"layer 9: totals .* tokens, more than 2\*\*53"),
         ([[[1.5, 1e-310]]], "layer 9, column 1: 1e-310 is below 1e-300 and not 0"),
         (np.full((1, 1, 2), np.inf, dtype=np.float16), "layer 9, column 0: inf is not finite"),
+        (np.broadcast_to(np.int8(1), (2**20 + 1, 1)), r"at most 1048576 layers, got shape \(1, 1048577, 1\)"),
         (torch.eye(2).to_sparse(), "counts must be a dense tensor"),
         ([[[2**60, 1]]], r"layer 9, column 0: .* is above 2\*\*53"),
         (np.array([[[2**64 - 1, 1]]], dtype=np.uint64), r"is above 2\*\*53"),
