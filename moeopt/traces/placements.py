@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from moeopt._arguments import integer
 from moeopt._files import read_whole
 from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
@@ -42,7 +43,10 @@ def read_placement(path: str | os.PathLike[str], num_experts: int, num_gpus: int
     ------
     TraceError
         Names the file, and layer and slot of what is wrong.
+    InputError
+        For numbers of experts or GPUs that are no positive integers.
     """
+    num_experts, num_gpus = integer("num_experts", num_experts, 1), integer("num_gpus", num_gpus, 1)
     content = read_whole(path)
     try:
         return Placement(_phy2log(content, num_experts, num_gpus), num_experts, num_gpus)
