@@ -56,5 +56,8 @@ def real(name: str, value: Any) -> float:
 
 def shown(value: Any) -> str:
     """Return a value for a message: its repr on one line, not too long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # integers of thousands of digits, foreign types
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._arguments import integer, shown
+from moeopt._arrays import to_numpy
 from moeopt._kernel import kernel
 from moeopt.balancers.eplb import falling, pack_in_order
 from moeopt.balancers.staged import place_in_stages
@@ -35,7 +37,8 @@ def rebalance_experts(
     Parameters
     ----------
     weight
-        ``[layers, experts]`` loads >= 0, torch tensor (any device and dtype) or array.
+        ``[layers, experts]`` loads >= 0: torch tensor (any device and dtype), array, list or
+        numeric DataFrame.
     num_replicas
         Slots in all (not per expert), a multiple of ``num_gpus``.
     num_groups, num_nodes
@@ -63,25 +66,31 @@ def rebalance_experts(
 
     if (num_gpus is None) == (num_ranks is None):
         raise InputError("rebalance_experts needs num_gpus (vLLM: num_ranks), one of the two")
-    gpus = num_gpus if num_gpus is not None else num_ranks
-    assert gpus is not None
-    tensor = torch.as_tensor(weight).detach().float().cpu()
-    if tensor.dim() != 2:
-        raise InputError(f"weight must be [layers, experts], got shape {tuple(tensor.shape)}")
-    if min(num_groups, num_nodes) < 1:
-        raise InputError(f"num_groups and num_nodes must be >= 1, got {num_groups} and {num_nodes}")
-    hierarchical = num_groups % num_nodes == 0 if enable_hierarchical is None else enable_hierarchical
-    groups, nodes = (num_groups, num_nodes) if hierarchical else (1, 1)
-    loads = tensor.numpy()
-    PlacementProblem(loads, gpus, num_replicas, nodes, groups)  # raises what is wrong with the arguments
-    if groups % nodes or num_replicas % nodes:
+    gpus_name, gpus = ("num_gpus", num_gpus) if num_ranks is None else ("num_ranks", num_ranks)
+    numbers = {"num_replicas": num_replicas, "num_groups": num_groups, "num_nodes": num_nodes, gpus_name: gpus}
+    replicas, groups, nodes, gpus = (integer(name, number, 1) for name, number in numbers.items())
+    if not isinstance(enable_hierarchical, bool | np.bool_ | None):
+        raise InputError(f"enable_hierarchical must be True, False or None, got {shown(enable_hierarchical)}")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        loads = np.array(to_numpy("weight", weight), dtype=np.float32, order="C")
+    if loads.ndim != 2:
+        raise InputError(f"weight must be [layers, experts], got shape {loads.shape}")
+    if replicas % gpus:
+        raise InputError(f"num_replicas={replicas} is not a multiple of {gpus_name}={gpus}")
+    if replicas < loads.shape[1]:
+        raise InputError(f"num_replicas={replicas} is below num_experts={loads.shape[1]}")
+    hierarchical = groups % nodes == 0 if enable_hierarchical is None else enable_hierarchical
+    groups, nodes = (groups, nodes) if hierarchical else (1, 1)
+    PlacementProblem(loads, gpus, replicas, nodes, groups)  # raises what is wrong with the loads
+    if groups % nodes or replicas % nodes:
         raise InputError(
-            f"the hierarchical policy needs num_groups={groups} and num_replicas={num_replicas} "
+            f"the hierarchical policy needs num_groups={groups} and num_replicas={replicas} "
             f"to be multiples of num_nodes={nodes}"
         )
+    tensor = torch.from_numpy(loads)
     # torch's own summation order: group loads above 2**24 are rounded, and must round alike
     group_load = tensor.reshape(len(tensor), groups, -1).sum(-1).numpy() if nodes > 1 else None
-    staged = place_in_stages(loads, num_replicas, gpus, _balanced_packing, nodes, group_load)
+    staged = place_in_stages(loads, replicas, gpus, _balanced_packing, nodes, group_load)
     count, log2phy = _replica_tables(staged.expert, staged.slot, loads.shape[1])
     return torch.from_numpy(staged.phy2log), torch.from_numpy(log2phy), torch.from_numpy(count)
 

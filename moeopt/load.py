@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._arguments import integer, shown
 from moeopt._arrays import ArrayFields, LayerIndex, exact_integers, frozen, layer_indices, to_numpy
 from moeopt.errors import InputError
 
-_MAX_TOTAL = 2**53  # below it every sum of counts is exact in float64
+MAX_TOTAL = 2**53
+"""The most tokens a layer may total: up to here every sum of counts is exact in float64."""
+
+MIN_LOAD = 1e-300
+"""The least positive load: shares and differences of smaller ones leave the normal floats."""
+
+_SUMMANDS = 512  # so many numbers up to 2**53 add up to less than 2**63
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +31,8 @@ class LoadMatrix(ArrayFields):
     ----------
     values
         ``[layers, experts]`` (or ``[experts]``, which is one layer): list, numpy array or torch
-        tensor, finite and >= 0. Integers are kept as int64, anything else as float64.
+        tensor, finite and >= 0, of at most 2**53 tokens a layer; positive ones are at least
+        1e-300. Integers are kept as int64, anything else as float64.
     layer_ids
         The trace's own number of each layer; ``0..layers-1`` by default. Readers drop all-zero
         (dense) layers and remember the ids of the others here.
@@ -52,16 +62,20 @@ class LoadMatrix(ArrayFields):
         array = np.atleast_2d(to_numpy("load", self.values))
         if array.ndim != 2 or array.size == 0:
             raise InputError(f"load must be [layers, experts] and not empty, got shape {array.shape}")
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+                array = array.astype(float) + 0.0  # no -0.0
         _refuse_first(array, ~np.isfinite(array), "finite")
         _refuse_first(array, array < 0, ">= 0")
-        array = exact_integers("load", array) if array.dtype.kind in "bui" else array.astype(float) + 0.0  # no -0.0
-        if float(array.sum(axis=1, dtype=float).max()) > _MAX_TOTAL:
-            raise InputError("load must total at most 2**53 tokens in every layer")
+        if array.dtype.kind == "f":
+            _refuse_first(array, (array > 0) & (array < MIN_LOAD), f"0 or at least {MIN_LOAD:g}")
+        else:
+            array = exact_integers("load", array)
+        if beyond := beyond_total(array[None]):
+            layer, total = beyond
+            raise InputError(f"load must total at most 2**53 tokens in every layer, got {total} in layer {layer}")
         object.__setattr__(self, "values", frozen(array))
-        ids = tuple(int(i) for i in self.layer_ids) or tuple(range(len(array)))
-        if len(ids) != len(array):
-            raise InputError(f"layer_ids must name every layer: {len(ids)} ids for {len(array)} layers")
-        object.__setattr__(self, "layer_ids", ids)
+        object.__setattr__(self, "layer_ids", checked_ids(self.layer_ids, len(array)))
 
     @property
     def num_layers(self) -> int:
@@ -93,6 +107,45 @@ def as_load(values: Any) -> LoadMatrix:
     if hasattr(values, "total"):
         return as_load(values.total())
     return LoadMatrix(values)
+
+
+def checked_ids(layer_ids: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Return the layers' own numbers, ``0..num_layers-1`` where none are given, or raise InputError."""
+    if not hasattr(layer_ids, "__len__") or not hasattr(layer_ids, "__getitem__"):
+        raise InputError(f"layer_ids must be a sequence of integers, got {shown(layer_ids)}")
+    ids = tuple(integer("layer_ids", i, -(2**63), 2**63 - 1) for i in layer_ids) or tuple(range(num_layers))
+    if len(ids) != num_layers:
+        raise InputError(f"layer_ids must name every layer: {len(ids)} ids for {num_layers} layers")
+    return ids
+
+
+def beyond_total(windows: NDArray[Any]) -> tuple[int, int | float] | None:
+    """Return the first layer of ``[windows, layers, experts]`` that totals more than 2**53, and its total.
+
+    Exact for integers up to 2**63 and floats: rounded sums only tell which layers need a closer look.
+    """
+    total: int | float
+    with np.errstate(over="ignore"):
+        rounded = windows.sum(axis=(0, 2), dtype=float)
+    for layer in np.flatnonzero(rounded > MAX_TOTAL * (1 - 1e-6)).tolist():  # n additions lose n * 2**-53 at most
+        values = windows[:, layer].ravel()
+        if values.dtype.kind != "f":
+            total = _exact_sum(values)
+            beyond = total > MAX_TOTAL
+        elif rounded[layer] > MAX_TOTAL * (1 + 1e-6):
+            total, beyond = float(rounded[layer]), True
+        else:
+            total, beyond = math.fsum(values), math.fsum([-MAX_TOTAL, *values.tolist()]) > 0
+        if beyond:
+            return layer, total
+    return None
+
+
+def _exact_sum(values: NDArray[Any]) -> int:
+    if values.size and int(values.max()) > MAX_TOTAL:
+        return sum(values.tolist())
+    starts = range(0, values.size, _SUMMANDS)
+    return sum(int(values[i : i + _SUMMANDS].sum()) for i in starts)
 
 
 def _refuse_first(array: NDArray[Any], bad: NDArray[np.bool_], rule: str) -> None:

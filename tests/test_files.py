@@ -1,5 +1,7 @@
 """Whole-or-nothing files."""
 
+from pathlib import Path
+
 import pytest
 
 from moeopt._files import read_whole, write_whole
@@ -51,3 +53,27 @@ def test_reading_names_the_file_that_is_missing_empty_or_a_folder(tmp_path):
     for name, rule in [("none", "No such file"), ("empty", "is empty"), (".", "not a regular file"), ("a\0b", "null")]:
         with pytest.raises(TraceError, match=rule):
             read_whole(tmp_path / name)
+
+
+def test_a_file_that_could_only_be_overwritten_in_place_is_left_alone_and_the_reason_said(tmp_path, monkeypatch):
+    """As in a folder that takes no new files, or where the file is a mount point of its own."""
+    (tmp_path / "file").write_text("old")
+
+    def busy(self, target):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", busy)
+    with pytest.raises(InputError, match=r"busy \(it could only be overwritten in place, and an interruption would"):
+        write_whole(tmp_path / "file", "new")
+    with pytest.raises(InputError, match=r"resource busy$"):
+        write_whole(tmp_path / "fresh", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_name_reaches_messages_escaped_and_cut(tmp_path):
+    for act, error in ((read_whole, TraceError), (lambda path: write_whole(path, ""), InputError)):
+        with pytest.raises(error) as caught:
+            act(tmp_path / ("a\nb\x1b" + "c" * 5000))
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400

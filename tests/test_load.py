@@ -3,6 +3,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moeopt import InputError, LoadMatrix
 from moeopt.load import as_load
@@ -32,13 +34,54 @@ def test_bfloat16_and_gradients_are_taken():
         ([["a", "b"]], "numbers"),
         (None, "numbers"),
         ([[1 + 2j]], "numbers"),
-        ([[2**53, 2**53]], "2\\*\\*53"),
+        ([[2**53, 2**53]], r"2\*\*53 tokens in every layer, got 18014398509481984 in layer 0"),
+        ([[1, 1, 1, 1], [2**53, 1, 1, 1]], r"got 9007199254740995 in layer 1"),
+        ([[1, 2**53]], "got 9007199254740993 in layer 0"),
+        ([[2**62] * 4], "got 18446744073709551616 in layer 0"),
+        ([[2.0**53, 0.5]], r"at most 2\*\*53 tokens"),
+        ([[1e308] * 4], r"at most 2\*\*53 tokens"),
+        ([[1.0, 5e-324]], "load must be 0 or at least 1e-300, got 5e-324 at layer 0, expert 1"),
+        ([[0.0, 1.0], [9e-301, 1.0]], "at layer 1, expert 0"),
+        (torch.eye(2).to_sparse(), "dense"),
+        (np.array([[np.longdouble("1e4000")]]), "finite"),
         (np.array([[2**64 - 1]], dtype=np.uint64), "64 bits"),
     ],
 )
 def test_bad_loads_are_named(values, message):
     with pytest.raises(InputError, match=message):
         LoadMatrix(values)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, float])
+@pytest.mark.parametrize("rows", [[[2**53, 0, 0]], [[2**53 - 3, 1, 1, 1]], [[2**43] * 1024]])
+def test_a_layer_may_total_exactly_the_most_that_floats_can_count(rows, dtype):
+    load = LoadMatrix(np.array(rows, dtype=dtype))
+    assert sum(map(int, load.values[0])) == 2**53
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2**53), min_size=1, max_size=30), st.integers(-3, 3))
+def test_totals_are_compared_exactly(values, distance):
+    """The last load fills the layer up to the limit, and ``distance`` beyond it."""
+    values = [value // len(values) for value in values]
+    values.append(max(0, 2**53 - sum(values) + distance))
+    if sum(values) > 2**53:
+        with pytest.raises(InputError, match=f"got {sum(values)} in layer 0"):
+            LoadMatrix([values])
+    else:
+        assert LoadMatrix([values]).values.tolist() == [values]
+
+
+def test_the_least_loads_are_taken_and_a_negative_zero_is_a_zero():
+    load = LoadMatrix([[1e-300, -0.0, 0.0]])
+    assert load.values.tolist() == [[1e-300, 0.0, 0.0]]
+    assert not np.signbit(load.values).any()
+
+
+@pytest.mark.parametrize("ids", [5, None, ["a"], [1.5], [True], [2**70], [None], {1}])
+def test_layer_ids_are_integers(ids):
+    with pytest.raises(InputError, match="layer_ids"):
+        LoadMatrix([[1, 2]], layer_ids=ids)
 
 
 def test_layer_ids_must_match_the_layers():

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from moeopt._text import printable
 from moeopt.compare import Method
 from moeopt.errors import InputError, VerificationError
 from moeopt.load import LoadMatrix
@@ -108,7 +109,7 @@ def gap_report(
 
     _check_arguments(nodes, groups, time_limit, jobs, repeats, seed)
     heuristics, exact = _pick_methods(balancers, solvers, methods)
-    check_folder(Path(out))
+    check_folder(out, trace)
     loads, records = _read(trace, layers, seed)
     problems, impossible = [], []
     for load, (_, full) in zip(loads, records, strict=True):
@@ -201,9 +202,9 @@ def _read(
     from moeopt.traces import generate, read_trace
 
     if paths:
-        full = [read_trace(path).total() for path in paths]
-        origins = [Path(path).name for path in paths]
-        hashes = [_file_hash(Path(path)) for path in paths]
+        traces = [read_trace(path) for path in paths]
+        full, hashes = [trace.total() for trace in traces], [trace.sha256 for trace in traces]
+        origins = [printable(Path(path).name, 80) for path in paths]
     else:
         full = [generate("prefill", seed=seed).total()]
         origins, hashes = [f"generated, preset prefill, seed {seed}"], [None]
@@ -224,17 +225,6 @@ def _record(load: LoadMatrix, origin: str, sha256: str | None = None) -> dict[st
         "experts": load.num_experts,
         "tokens": load.values.sum().item(),
     }
-
-
-def _file_hash(path: Path) -> str | None:
-    """Return the hash of a file, or of all files of a folder in the order of their names."""
-    if not path.exists():
-        return None  # FILE:NAME picks an array of a file; its loads are hashed instead
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _reference(path: str | os.PathLike[str], load: LoadMatrix, full: LoadMatrix, num_gpus: int) -> Placement:

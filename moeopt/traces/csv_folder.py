@@ -5,6 +5,7 @@ Row = forward pass, column = expert, layers in natural order of the file names.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._files import read_whole
+from moeopt._files import file_reason, read_whole
+from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.traces.csv_matrix import parse_csv
-from moeopt.traces.matrix import refuse_column_numbers
+from moeopt.traces.matrix import refuse_column_numbers, refuse_too_many
 from moeopt.traces.trace import Trace, as_counts, tidy
 
 
@@ -33,18 +35,26 @@ def read_csv_folder(folder: Path) -> Trace:
     """
     files = sorted(_csv_files(folder), key=_natural)
     if not files:
-        raise TraceError(f"{folder}: the folder holds no .csv file")
+        raise TraceError(f"{printable(folder)}: the folder holds no .csv file")
     ids = layer_ids([file.stem for file in files])
-    layers = [_read_layer(file, layer) for file, layer in zip(files, ids, strict=True)]
+    numbers = dict(zip(files, ids, strict=True))
+    digest, read = hashlib.sha256(), {}
+    for file in sorted(files):
+        content = read_whole(file)
+        digest.update(content)
+        read[file] = _parse_layer(content, file, numbers[file])
+    layers, first = [read[file] for file in files], files[0]
     for file, layer in zip(files, layers, strict=True):
         if layer.shape[1] != layers[0].shape[1]:
-            raise TraceError(f"{file}: {layer.shape[1]} columns, but {files[0].name} has {layers[0].shape[1]}")
+            other = f"{printable(first.name, 80)} has {layers[0].shape[1]}"
+            raise TraceError(f"{printable(file)}: {layer.shape[1]} columns, but {other}")
     if len({len(layer) for layer in layers}) > 1:
         layers = [layer.sum(axis=0, keepdims=True) for layer in layers]
     try:
-        return tidy(np.stack(layers, axis=1), folder.resolve().name, ids)
+        refuse_too_many("the folder", (len(layers), *layers[0].shape))
+        return tidy(np.stack(layers, axis=1), folder.resolve().name, ids, digest.hexdigest())
     except InputError as error:
-        raise TraceError(f"{folder}: {error}") from None
+        raise TraceError(f"{printable(folder)}: {error}") from None
 
 
 def layer_ids(names: list[str]) -> tuple[int, ...]:
@@ -61,7 +71,7 @@ def _csv_files(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
-        raise TraceError(f"{folder}: cannot be read: {error.strerror}") from None
+        raise TraceError(f"{printable(folder)}: cannot be read: {file_reason(error)}") from None
     return [path for path in entries if path.suffix.lower() == ".csv" and not path.name.startswith(".")]
 
 
@@ -70,14 +80,13 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
 
 
-def _read_layer(file: Path, layer: int) -> NDArray[Any]:
-    content = read_whole(file)
+def _parse_layer(content: bytes, file: Path, layer: int) -> NDArray[Any]:
     try:
         rows = parse_csv(content, "forward pass")
         refuse_column_numbers(rows)
     except TraceError as error:
-        raise TraceError(f"{file}: layer {layer}: {error}") from None
+        raise TraceError(f"{printable(file)}: layer {layer}: {error}") from None
     try:
         return as_counts(rows[:, None], (layer,))[:, 0]
     except InputError as error:
-        raise TraceError(f"{file}: {error}") from None
+        raise TraceError(f"{printable(file)}: {error}") from None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._text import parser_reason, printable
 from moeopt.errors import TraceError
-from moeopt.traces.trace import MAX_TOTAL
+from moeopt.load import MAX_TOTAL
+from moeopt.traces.matrix import MAX_NUMBERS, refuse_too_many
 
 _AXES = {1: ("column",), 2: ("layer", "column"), 3: ("window", "layer", "column")}
 
@@ -19,11 +23,11 @@ def parse_json(content: bytes) -> Any:
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"not readable JSON: {error}") from None
+        raise TraceError(f"not readable JSON: {parser_reason(error)}") from None
 
 
-def number_array(name: str, values: Any) -> NDArray[np.float64]:
-    """Return nested lists of numbers, one to three deep, as float64.
+def number_array(name: str, values: Any, most: int = MAX_NUMBERS) -> NDArray[np.float64]:
+    """Return nested lists of at most ``most`` numbers, one to three deep, as float64.
 
     Raises
     ------
@@ -39,32 +43,40 @@ def number_array(name: str, values: Any) -> NDArray[np.float64]:
         level = level[0] if level else None
     if len(shape) not in _AXES:
         raise TraceError(f"{name} must have one to three dimensions, got {len(shape)}")
-    _check(name, values, shape, ())
-    return np.array(values, dtype=np.float64).reshape(shape)
+    refuse_too_many(name, shape, most)
+    array = np.empty(shape)
+    _fill(array, name, values, ())
+    return array
 
 
-def _check(name: str, values: Any, shape: list[int], where: tuple[int, ...]) -> None:
-    axes = _AXES[len(shape)]
+def _fill(array: NDArray[np.float64], name: str, values: Any, where: tuple[int, ...]) -> None:
+    """Write ``values``, nested lists, into ``array``; ``where`` says which part of the whole this is."""
+    axes = _AXES[array.ndim + len(where)]
     place = ", ".join([name, *(f"{axis} {i}" for axis, i in zip(axes, where, strict=False))])
     if not isinstance(values, list):
         raise TraceError(f"{place}: expected a list, got {_shown(values)}")
-    expected = shape[len(where)]
-    if len(values) != expected or not values:
-        raise TraceError(
-            f"{place}: has {len(values)} entries, the first has {expected}" if values else f"{place}: empty"
-        )
-    if len(where) + 1 < len(shape):
+    if not values:
+        raise TraceError(f"{place}: empty")
+    if len(values) != len(array):
+        raise TraceError(f"{place}: has {len(values)} entries, the first has {len(array)}")
+    if array.ndim > 1:
         for i, part in enumerate(values):
-            _check(name, part, shape, (*where, i))
-    elif not set(map(type, values)) <= {int, float}:
+            _fill(array[i], name, part, (*where, i))
+        return
+    if not set(map(type, values)) <= {int, float}:
         column = next(i for i, value in enumerate(values) if type(value) not in (int, float))
         raise TraceError(f"{place}, column {column}: {_shown(values[column])} is not a number")
-    elif max(values) > MAX_TOTAL and max(values) != float("inf"):
-        raise TraceError(f"{place}, column {values.index(max(values))}: the number is above 2**53")
-    elif min(values) < -MAX_TOTAL:
-        raise TraceError(f"{place}, column {values.index(min(values))}: the number is below -2**53")
+    suspects: Sequence[int]
+    try:
+        array[:] = values
+        suspects = np.flatnonzero(np.abs(array) >= MAX_TOTAL).tolist()
+    except OverflowError:  # an integer beyond all floats
+        suspects = range(len(values))
+    for column in suspects:
+        if MAX_TOTAL < abs(values[column]) < math.inf:  # infinity is named with all that is not finite, later
+            side = "above 2**53" if values[column] > 0 else "below -2**53"
+            raise TraceError(f"{place}, column {column}: the number is {side}")
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, list | dict) else type(value).__name__
-    return text if len(text) <= 40 else text[:37] + "..."
+    return printable(type(value).__name__ if isinstance(value, list | dict) else json.dumps(value), 40)

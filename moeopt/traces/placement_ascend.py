@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.errors import TraceError
+from moeopt.traces.matrix import refuse_too_many
 
 
 def phy2log_from_expert_map(document: dict[str, Any], num_gpus: int) -> NDArray[np.int64]:
@@ -23,6 +24,7 @@ def phy2log_from_expert_map(document: dict[str, Any], num_gpus: int) -> NDArray[
             raise TraceError(f"layer {number}: {len(per_layer)} devices, asked for num_gpus={num_gpus}")
         experts.append([_experts(device, f"layer {number}, device {i}") for i, device in per_layer.items()])
     slots = max(len(held) for layer in experts for held in layer)
+    refuse_too_many("the expert map, padded to its fullest device,", (len(experts), num_gpus, slots))
     rows = [[held + [-1] * (slots - len(held)) for held in layer] for layer in experts]
     return np.array(rows, dtype=np.int64).reshape(len(rows), -1)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moeopt._arrays import to_numpy
 from moeopt._files import read_whole, write_whole
+from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.placement import Placement
 from moeopt.traces.csv_matrix import format_csv, parse_csv
@@ -43,4 +44,4 @@ def read_gpu_load_csv(path: str | os.PathLike[str]) -> NDArray[np.float64]:
     try:
         return np.asarray(parse_csv(content, "layer"), dtype=float)
     except TraceError as error:
-        raise TraceError(f"{path}: {error}") from None
+        raise TraceError(f"{printable(path)}: {error}") from None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._files import write_whole
+from moeopt._text import printable
 from moeopt.errors import TraceError
 from moeopt.placement import Placement
 
@@ -30,6 +31,8 @@ def write_placement_npz(path: str | os.PathLike[str], placement: Placement) -> P
 def phy2log_from_npz(arrays: dict[str, NDArray[Any]], num_experts: int, num_gpus: int) -> NDArray[Any]:
     """``phy2log`` of a ``.npz`` whose own numbers, where it has them, must be the ones asked for."""
     for name, asked in (("num_experts", num_experts), ("num_gpus", num_gpus)):
-        if name in arrays and arrays[name].tolist() != asked:
-            raise TraceError(f"the file is for {name}={arrays[name].tolist()}, not {asked}")
+        own = arrays.get(name)
+        if own is not None and (own.shape or own.item() != asked):
+            shown = f"an array of shape {own.shape}" if own.shape else own.item()
+            raise TraceError(f"the file is for {name}={printable(shown, 60)}, not {asked}")
     return arrays["phy2log"]

@@ -25,9 +25,13 @@ def phy2log_from_pattern(pattern: NDArray[Any], num_experts: int, num_gpus: int)
         rank, layer, expert = (int(i) for i in np.argwhere(bad)[0])
         raise TraceError(f"rank {rank}, layer {layer}, expert {expert}: {pattern[rank, layer, expert]} is not 0 or 1")
     held = np.swapaxes(pattern, 0, 1) == 1
-    if not held.any():
+    layers, ranks, experts = np.nonzero(held)
+    if not experts.size:
         raise TraceError("the pattern places no expert")
-    slots = int(held.sum(axis=2).max())
-    order = np.argsort(~held, axis=2, kind="stable")[:, :, :slots]
-    phy2log = np.where(np.take_along_axis(held, order, axis=2), order, -1)
-    return phy2log.reshape(len(phy2log), -1).astype(np.int64)
+    count = held.sum(axis=2)
+    slots = int(count.max())
+    first = np.cumsum(count) - count.ravel()  # where each rank's experts begin in the list of all
+    position = np.arange(experts.size) - np.repeat(first, count.ravel())
+    phy2log = np.full((len(held), num_gpus, slots), -1, dtype=np.int64)
+    phy2log[layers, ranks, position] = experts
+    return phy2log.reshape(len(held), -1)

@@ -7,18 +7,24 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from moeopt._arguments import integer
 from moeopt._files import read_whole
+from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.placement import Placement
 from moeopt.traces.csv_matrix import parse_csv
 from moeopt.traces.json_numbers import parse_json
-from moeopt.traces.matrix import read_npy, read_npz
+from moeopt.traces.matrix import read_npy, read_npz, refuse_too_many
 from moeopt.traces.placement_ascend import phy2log_from_expert_map
 from moeopt.traces.placement_npz import phy2log_from_npz
 from moeopt.traces.placement_omni import phy2log_from_pattern
 from moeopt.traces.placement_sglang import KEY, phy2log_from_json, phy2log_from_pt
 from moeopt.traces.read import content_kind
-from moeopt.traces.sglang import keys_of, load_pt
+from moeopt.traces.sglang import keys_of
+from moeopt.traces.torch_file import load_pt
+
+MAX_SLOTS = 2**26
+"""The most numbers read as a placement, which take several times their memory: a thousand large ones."""
 
 
 def read_placement(path: str | os.PathLike[str], num_experts: int, num_gpus: int) -> Placement:
@@ -37,12 +43,15 @@ def read_placement(path: str | os.PathLike[str], num_experts: int, num_gpus: int
     ------
     TraceError
         Names the file, and layer and slot of what is wrong.
+    InputError
+        For numbers of experts or GPUs that are no positive integers.
     """
+    num_experts, num_gpus = integer("num_experts", num_experts, 1), integer("num_gpus", num_gpus, 1)
     content = read_whole(path)
     try:
         return Placement(_phy2log(content, num_experts, num_gpus), num_experts, num_gpus)
     except InputError as error:
-        raise TraceError(f"{path}: {error}") from None
+        raise TraceError(f"{printable(path)}: {error}") from None
 
 
 def _phy2log(content: bytes, num_experts: int, num_gpus: int) -> NDArray[Any]:
@@ -62,6 +71,7 @@ def _phy2log(content: bytes, num_experts: int, num_gpus: int) -> NDArray[Any]:
         array = arrays.get("placement", next(iter(arrays.values())))
     else:
         array = read_npy(content)
+    refuse_too_many("the placement", array.shape, MAX_SLOTS)
     return phy2log_from_pattern(array, num_experts, num_gpus) if array.ndim == 3 else array
 
 

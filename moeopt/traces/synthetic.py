@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._arguments import integer, shown
 from moeopt.errors import InputError
-from moeopt.traces.trace import MAX_TOTAL, Trace
+from moeopt.load import MAX_TOTAL
+from moeopt.traces.trace import Trace
 
 TOP_K = 8
 """Experts that every token visits in each layer."""
@@ -98,11 +100,12 @@ def generate(
     [800, 800]
     """
     if preset not in tuple(_PRESETS):
-        raise InputError(f"preset must be one of {', '.join(_PRESETS)}, got {preset!r}")
+        raise InputError(f"preset must be one of {', '.join(_PRESETS)}, got {shown(preset)}")
     minima = {"num_layers": 1, "num_experts": TOP_K, "tokens": 1, "num_windows": 1, "seed": 0}
     given = dict(zip(minima, (num_layers, num_experts, tokens, num_windows, seed), strict=True))
-    for name, minimum in minima.items():
-        _check_integer(name, given[name], minimum)
+    num_layers, num_experts, tokens, num_windows, seed = (
+        integer(name, given[name], minimum) for name, minimum in minima.items()
+    )
     if TOP_K * tokens * num_windows > MAX_TOTAL:
         raise InputError(f"tokens={tokens} in num_windows={num_windows}: a layer may total at most 2**53")
     rng = np.random.default_rng(seed)
@@ -141,10 +144,3 @@ def _counts(weight: NDArray[np.float64], tokens: int, rng: np.random.Generator) 
         surplus = np.maximum(counts - tokens, 0).sum(axis=1)
         counts = np.minimum(counts, tokens)
     return counts
-
-
-def _check_integer(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputError(f"{name} must be an integer, got {value!r}")
-    if value < minimum:
-        raise InputError(f"{name} must be >= {minimum}, got {value}")

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -97,13 +98,13 @@ def test_the_argument_forms_of_the_engines():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((EPLB_README, 15, 4, 2, 8), "num_slots=15 is not a multiple of num_gpus=8"),
-        ((EPLB_README, 8, 4, 2, 8), "num_slots=8 is below num_experts=12"),
+        ((EPLB_README, 15, 4, 2, 8), "num_replicas=15 is not a multiple of num_gpus=8"),
+        ((EPLB_README, 8, 4, 2, 8), "num_replicas=8 is below num_experts=12"),
         ((EPLB_README, 16, 4, 2), "num_gpus"),
         ((EPLB_README, 16, 5, 1, 8), "num_experts=12 is not a multiple of num_groups=5"),
-        ((EPLB_README, 16, 4, 4, 6), "num_slots=16 is not a multiple of num_gpus=6"),
+        ((EPLB_README, 16, 4, 4, 6), "num_replicas=16 is not a multiple of num_gpus=6"),
         ((EPLB_README, 12, 4, 2, 3), "num_gpus=3 is not a multiple of num_nodes=2"),
-        ((EPLB_README, 16, 0, 2, 8), "num_groups and num_nodes must be >= 1"),
+        ((EPLB_README, 16, 0, 2, 8), "num_groups must be >= 1, got 0"),
         (([1, 2, 3, 4], 4, 1, 1, 2), r"\[layers, experts\]"),
         (([[1, -2]], 2, 1, 1, 2), "load must be >= 0"),
         (([[1, float("nan")]], 2, 1, 1, 2), "finite"),
@@ -112,6 +113,52 @@ def test_the_argument_forms_of_the_engines():
 def test_what_crashes_the_original_is_named_here(arguments, message):
     with pytest.raises(InputError, match=message):
         rebalance_experts(torch.tensor(arguments[0]), *arguments[1:])
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (None, "weight must hold numbers, got dtype object: None"),
+        (np.array([["a", None]], dtype=object), r"weight must hold numbers, got dtype object: 'a' at \(0, 0\)"),
+        ([["a", "b"]], "weight must hold numbers"),
+        (pd.DataFrame({"a": [1], "b": ["x"]}), r"weight must hold numbers, got dtype object: 'x' at \(0, 1\)"),
+        (torch.ones(1, 4, dtype=torch.complex64), "weight must hold real numbers"),
+        (torch.ones(1, 4).to_sparse(), "weight must be a dense tensor"),
+        (np.array([[1e300, 1, 1, 1]]), "finite"),
+        (np.ones((0, 4)), "not empty"),
+    ],
+)
+def test_what_is_no_matrix_of_loads_is_an_input_error(weight, message):
+    with pytest.raises(InputError, match=message):
+        rebalance_experts(weight, 4, 1, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["num_replicas", "num_groups", "num_nodes", "num_gpus"])
+@pytest.mark.parametrize("value", [True, 2.0, "2", None, np.array([2]), [2], 0, -1])
+def test_what_is_no_positive_integer_is_named(name, value):
+    arguments = {"num_replicas": 12, "num_groups": 2, "num_nodes": 1, "num_gpus": 2}
+    message = "one of the two" if (name, value) == ("num_gpus", None) else name
+    with pytest.raises(InputError, match=message):
+        rebalance_experts(EPLB_README, **(arguments | {name: value}))
+
+
+def test_the_policy_is_chosen_by_a_boolean_and_vllms_name_comes_back_in_messages():
+    with pytest.raises(InputError, match="enable_hierarchical must be True, False or None, got 1"):
+        rebalance_experts(EPLB_README, 16, 4, 2, 8, 1)
+    with pytest.raises(InputError, match="num_ranks must be an integer, got '8'"):
+        rebalance_experts(EPLB_README, 16, 4, 2, num_ranks="8")
+    with pytest.raises(InputError, match="num_replicas=16 is not a multiple of num_ranks=7"):
+        rebalance_experts(EPLB_README, 16, 4, 2, num_ranks=7)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, pd.DataFrame, np.float64, np.asfortranarray])
+def test_the_drop_in_takes_loads_in_every_form_and_leaves_them_alone(kind):
+    expected = rebalance_experts(torch.tensor(EPLB_README), 16, 4, 2, 8)
+    weight = kind(EPLB_README)
+    before = np.array(weight)
+    for ours, theirs in zip(rebalance_experts(weight, np.int64(16), 4, 2, 8), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert np.array_equal(np.array(weight), before)
 
 
 def test_equal_loads_keep_the_lower_index_first():

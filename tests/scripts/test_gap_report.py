@@ -300,6 +300,14 @@ def test_an_output_folder_that_is_a_file_is_refused_before_the_work(script, tmp_
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("below", [".", "report"])
+def test_the_folder_that_is_read_takes_no_report(script, tmp_path, capsys, below):
+    (tmp_path / "layer_0.csv").write_text("1,2,3,4\n")
+    assert script.main(["--trace", str(tmp_path), "--gpus", "2", "--out", str(tmp_path / below)]) == 2
+    assert "must not be, or lie in, the folder that is read" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["layer_0.csv"]
+
+
 def test_the_real_script_ends_with_2_and_one_line_for_bad_arguments(tmp_path):
     result = subprocess.run(command("--gpus", "x", "--out", tmp_path / "o"), capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)

@@ -1,5 +1,7 @@
 """The notebook's folder of per-layer CSVs."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,12 @@ def test_the_fault_is_named_with_file_line_and_column(second, rule, tmp_path):
     folder = write(tmp_path / "run", layer_4="1,2\n", layer_5=second)
     with pytest.raises(TraceError, match=rule):
         read_trace(folder)
+
+
+def test_the_hash_of_a_folder_is_that_of_its_csv_files_in_the_order_of_their_names(tmp_path):
+    folder = write(tmp_path / "run", layer_10="9,9\n", layer_9="1,0\n", b="7,7\n")
+    (folder / "README.md").write_text("not read, so not hashed")
+    assert read_trace(folder).sha256 == hashlib.sha256(b"7,7\n9,9\n1,0\n").hexdigest()
 
 
 def test_a_folder_without_csv_or_load_is_an_error(tmp_path):

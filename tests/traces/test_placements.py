@@ -184,6 +184,13 @@ def test_a_bad_placement_gives_one_line_that_names_the_file_and_the_fault(case, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["num_experts", "num_gpus"])
+@pytest.mark.parametrize("value", [0, True, 2.0, "2", None])
+def test_numbers_that_are_no_positive_integers_are_named_before_the_file_is_read(name, value, tmp_path):
+    with pytest.raises(InputError, match=name):
+        read_placement(tmp_path / "none", **({"num_experts": 3, "num_gpus": 2} | {name: value}))
+
+
 @pytest.mark.parametrize("loads", [[[1.0, np.nan]], [], [["a"]], np.ones((1, 1, 1))])
 def test_gpu_loads_that_are_no_matrix_of_numbers_write_nothing(loads, tmp_path):
     with pytest.raises(InputError, match="gpu_load"):

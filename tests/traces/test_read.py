@@ -1,5 +1,6 @@
 """Every trace format goes in, found by its content, and everything wrong is one clear error."""
 
+import hashlib
 import io
 import json
 import os
@@ -143,6 +144,52 @@ def test_a_per_pass_dump_sums_slots_to_experts_and_records_to_passes(tmp_path):
     assert read_trace(file).windows.tolist() == [[[2, 3, 6], [6, 2, 3]], [[0, 7, 0], [0, 0, 7]]]
 
 
+def records_of(*counts, **others):
+    records = [{"forward_pass_id": 5, "global_physical_count": torch.tensor(count)} | others for count in counts]
+    slots = torch.tensor([[0, 1, 2, 0], [2, 1, 1, 0]])
+    return pt_bytes({"records": records, "last_physical_to_logical_map": slots})
+
+
+@pytest.mark.parametrize(
+    ("counts", "rule"),
+    [
+        ([[[1, 1, 1, 1], [0, 2**62, 0, 0]]], r"record 0: layer 1, column 1: 4611686018427387904 is above 2\*\*53"),
+        ([[[1] * 4] * 2, [[1] * 4, [1, 1, 1, -1]]], "record 1: layer 1, column 3: -1 is negative"),
+        ([[[2**53, 0, 0, 0]] * 2] * 2, r"record 1, added to those before it: layer 0, column 0: 18014398509481984 is"),
+        ([[[2**53, 0, 0, 1], [1] * 4]], r"layer 0: totals 9007199254740993 tokens, more than 2\*\*53"),
+        ([[[2**53, 1, 0, 0], [1] * 4]], r"layer 0: totals 9007199254740993 tokens, more than 2\*\*53"),
+        ([[[1.0, 1.0, float("nan"), 1.0]] * 2], "record 0: layer 0, column 2: nan is not finite"),
+    ],
+)
+def test_slot_counts_that_would_wrap_or_cancel_are_named(counts, rule, tmp_path):
+    (tmp_path / "dump.pt").write_bytes(records_of(*counts))
+    with pytest.raises(TraceError, match=rule):
+        read_trace(tmp_path / "dump.pt")
+
+
+def test_very_many_passes_and_slots_cannot_wrap(tmp_path):
+    """4096 slots of one expert with 2**53 tokens each: 2**65."""
+    record = {"global_physical_count": torch.full((1, 4096), 2**53)}
+    dump = {"records": [record], "last_physical_to_logical_map": torch.zeros(1, 4096, dtype=torch.int64)}
+    (tmp_path / "dump.pt").write_bytes(pt_bytes(dump))
+    with pytest.raises(TraceError, match=f"layer 0: totals {2**65} tokens"):
+        read_trace(tmp_path / "dump.pt")
+    dump["records"] = [record | {"forward_pass_id": 0}] * 2048
+    (tmp_path / "dump.pt").write_bytes(pt_bytes(dump))
+    with pytest.raises(TraceError, match="record 1, added to those before it"):
+        read_trace(tmp_path / "dump.pt")
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_trace_knows_the_hash_of_the_bytes_it_was_read_from(kind, tmp_path):
+    (tmp_path / "loads").write_bytes(GOOD[kind])
+    trace = read_trace(tmp_path / "loads")
+    assert trace.sha256 == hashlib.sha256(GOOD[kind]).hexdigest()
+    assert trace[:1].sha256 == trace.sha256
+    if kind == "npz_named":
+        assert read_trace(f"{tmp_path / 'loads'}:logical_count").sha256 == trace.sha256
+
+
 class Hostile:
     """Leaves a file behind if anybody unpickles it."""
 
@@ -253,6 +300,11 @@ BAD = {
     "json_huge": (b"[[1, 2], [4, 9007199254740993]]", r"layer 1, column 1: the number is above 2\*\*53"),
     "json_400_digits": (b"[[1, 2], [4, " + b"9" * 400 + b"]]", r"layer 1, column 1: the number is above 2\*\*53"),
     "json_minus_400_digits": (b"[[1, 2], [4, -" + b"9" * 400 + b"]]", r"layer 1, column 1"),
+    "json_400_digits_after_nan": (
+        b"[[NaN, 4, " + b"9" * 400 + b"]]",
+        r"layer 0, column 2: the number is above 2\*\*53",
+    ),
+    "json_large_after_nan": (b"[[NaN, 4, 1e300]]", r"layer 0, column 2: the number is above 2\*\*53"),
     "json_5000_digits": (b"[[1, " + b"9" * 5000 + b"]]", "not readable JSON"),
     "json_total": (json_bytes([[2**52, 2**52, 2]]), r"layer 0: totals .* more than 2\*\*53"),
     "json_zero": (b"[[0, 0], [0, 0]]", "every count is zero"),

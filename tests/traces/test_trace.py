@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from moeopt import PlacementProblem
 from moeopt.errors import TraceError
 from moeopt.traces import Trace
+from moeopt.traces import trace as trace_module
 from moeopt.traces.trace import tidy
 
 COUNTS = hnp.arrays(np.int64, hnp.array_shapes(min_dims=3, max_dims=3, max_side=4), elements=st.integers(0, 10**6))
@@ -48,6 +49,41 @@ def test_whole_numbers_are_int64_and_others_float64():
     assert Trace([[[0.5, 2.0]]]).windows.dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64, np.float16, np.float32, ">i4"])
+def test_every_dtype_is_checked_piece_by_piece_as_a_whole(dtype, monkeypatch):
+    """Pieces of every shape: of a row, of rows, of windows; the first fault is found in each."""
+    values = np.random.default_rng(0).integers(0, 100, (5, 4, 6)).astype(dtype)
+    for piece in (1, 4, 6, 13, 24, 50, 1000):
+        monkeypatch.setattr(trace_module, "_PIECE", piece)
+        assert Trace(values).windows.tolist() == values.tolist()
+        assert Trace(values).windows.dtype == np.int64
+        if np.dtype(dtype).kind != "u":
+            for place in np.ndindex(values.shape):
+                bad = values.copy()
+                bad[place] = -1
+                with pytest.raises(TraceError, match="window {}, layer {}, column {}: -1".format(*place)):
+                    Trace(bad)
+        if np.dtype(dtype).kind == "f":
+            halves = values.copy()
+            halves[4, 3, 5] = 0.5
+            assert Trace(halves).windows.dtype == np.float64
+
+
+def test_windows_are_a_copy_of_their_own():
+    mine = np.array([[[3, 1]]])
+    trace = Trace(mine)
+    mine[:] = 7
+    assert trace.windows.tolist() == [[[3, 1]]]
+    assert not np.signbit(Trace([[[0.5, -0.0]]]).windows).any()
+
+
+def test_traces_are_equal_whatever_bytes_they_were_read_from():
+    trace, other = (Trace([[[3, 1]], [[0, 4]]], sha256=digest) for digest in ("ab", None))
+    assert trace == other
+    assert hash(trace) == hash(other)
+    assert trace[:1].sha256 == pickle.loads(pickle.dumps(trace)).sha256 == "ab"
+
+
 def test_a_problem_takes_a_trace_as_its_sum():
     trace = Trace([[[3, 1]], [[0, 4]]], layer_ids=(7,))
     load = PlacementProblem(trace, num_gpus=2).load
@@ -78,7 +114,15 @@ def test_windows_out_of_range_are_index_errors():
         ([[[1, 2]], [[3, -4]]], "window 1, layer 9, column 1: -4 is negative"),
         ([[[1, np.nan]]], "layer 9, column 1: nan is not finite"),
         ([[[np.inf, 1]]], "layer 9, column 0: inf is not finite"),
-        ([[[2**53, 2]]], r"layer 9: totals .* more than 2\*\*53"),
+        ([[[2**53, 2]]], r"layer 9: totals 9007199254740994 tokens, more than 2\*\*53"),
+        ([[[2**53, 1, 1, 1]]], r"layer 9: totals 9007199254740995 tokens, more than 2\*\*53"),
+        ([[[2**53, 0]], [[0, 1]]], r"layer 9: totals 9007199254740993 tokens, more than 2\*\*53"),
+        (np.full((1, 1, 2**10 + 1), 2**53), r"layer 9: totals 9232379236109516800 tokens, more than 2\*\*53"),
+        ([[[2.0**53, 0.5]]], r"layer 9: totals .* tokens, more than 2\*\*53"),
+        ([[[1.5, 1e-310]]], "layer 9, column 1: 1e-310 is below 1e-300 and not 0"),
+        (np.full((1, 1, 2), np.inf, dtype=np.float16), "layer 9, column 0: inf is not finite"),
+        (np.broadcast_to(np.int8(1), (2**20 + 1, 1)), r"at most 1048576 layers, got shape \(1, 1048577, 1\)"),
+        (torch.eye(2).to_sparse(), "counts must be a dense tensor"),
         ([[[2**60, 1]]], r"layer 9, column 0: .* is above 2\*\*53"),
         (np.array([[[2**64 - 1, 1]]], dtype=np.uint64), r"is above 2\*\*53"),
         ([[[True, False]]], "booleans"),
