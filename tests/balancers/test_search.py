@@ -170,7 +170,7 @@ def test_refuses_what_it_cannot_do():
     with pytest.raises(UnsupportedError, match="max_makespan"):
         search(PlacementProblem(loads(1), 4, reference=reference, max_makespan=1e9))
     broken = np.zeros((3, 16), dtype=int)
-    with pytest.raises(UnsupportedError, match="no feasible placement to start from"):
+    with pytest.raises(UnsupportedError, match="starts from the reference, which breaks"):
         search(PlacementProblem(loads(1), 4, reference=Placement(broken, 16, 4), max_moves=3))
     problem = PlacementProblem(loads(1), 4)
     with pytest.raises(PlacementError):
