@@ -28,7 +28,7 @@ def searched(*shape, **rules):
     return lambda: search(small, budget=BUDGET, target=target)
 
 layers = PlacementProblem(loads[:16_000].reshape(64, 250), 25)
-wide, many = problem(20_000, 10_000, 20_000), problem(8_000, 2_000, 16_000)
+wide, many = problem(200, 100, 200), problem(80, 20, 160)
 CALLS = {
     "search, two slots": searched(256, 144, 288),
     "search, two slots, large": searched(4000, 4000, 8000),
@@ -45,6 +45,7 @@ CALLS = {
 BUDGET, STEPS, name, trials = 0.01, 10, NAME, TRIALS
 CALLS[name]()
 BUDGET, STEPS = 600.0, 10**9
+wide, many = problem(20_000, 10_000, 20_000), problem(4_000, 1_000, 8_000)
 for _ in range(trials):
     try:
         print("running", flush=True)
