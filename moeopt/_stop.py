@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +18,9 @@ Stop = NDArray[np.uint8]
 """``[1]`` flag that kernels poll with ``raised``: 0 = go on, 1 = return the best so far."""
 
 T = TypeVar("T")
+
+_LOOK = 0.1
+"""Seconds after which a waiting thread looks for an interrupt that came just before it fell asleep."""
 
 
 def never() -> Stop:
@@ -34,21 +37,50 @@ def side_by_side(works: Sequence[Callable[[Stop], T]], deadline: float = math.in
     """Call every ``work(stop)`` in a thread of its own and wait for all.
 
     The flag ``stop`` is theirs alone. It is raised at ``deadline`` (seconds of
-    ``time.perf_counter``, inf = never) and as soon as an exception ends the waiting, such as
+    ``time.perf_counter``, inf = never) and as soon as an exception ends the waiting: one of a work, or
     KeyboardInterrupt in the main thread, which compiled code would not notice. The exception
     leaves only after all works have returned. About 0.1 ms: not for short kernels.
     """
-    stop = never()
-    with ThreadPoolExecutor(len(works)) as pool:
+    stop, number = never(), len(works)
+    results: dict[int, T] = {}
+    errors: list[BaseException] = []
+    begun: list[int] = []
+    ended: list[int] = []
+    left: list[bool] = []
+    latches = [_thread.allocate_lock() for _ in works]
+
+    def run(i: int) -> None:
+        begun.append(i)
         try:
-            running = [pool.submit(work, stop) for work in works]
-            wait(running, None if math.isinf(deadline) else max(deadline - time.perf_counter(), 0.0))
-            if time.perf_counter() >= deadline:
-                stop[0] = 1
-            return [future.result() for future in running]
-        except BaseException:
+            if not left:
+                results[i] = works[i](stop)
+        except BaseException as error:
+            errors.append(error)
             stop[0] = 1
-            raise
+        ended.append(i)
+        latches[i].release()
+
+    try:
+        # The lowest level on purpose: an interrupt may come between any two steps of what is written in Python, and
+        # starting a Thread or waiting for an Event has many.
+        for latch in latches:
+            latch.acquire()
+        for i in range(number):
+            _thread.start_new_thread(run, (i,))
+        for latch in latches:
+            while not latch.acquire(timeout=min(max(deadline - time.perf_counter(), 0.0), _LOOK)):
+                if time.perf_counter() >= deadline:
+                    stop[0] = 1
+                    deadline = math.inf
+    except BaseException:
+        stop[0] = 1
+        left.append(True)  # a thread that begins after this line sees it, and one that began before is waited for
+        while len(ended) < len(begun):
+            time.sleep(0.001)
+        raise
+    if errors:
+        raise errors[0]
+    return [results[i] for i in range(number)]
 
 
 def _raised(typing_context: Any, stop: Any) -> Any:

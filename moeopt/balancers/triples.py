@@ -111,9 +111,21 @@ def _table(size):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _last_free(lower, free, at):  # type: ignore[no-untyped-def]
+    """Last free replica up to ``at``, -1 if none; ``lower`` are shortcuts past used ones, shortened on the way."""
+    while at >= 0 and not free[at]:
+        skip = lower[at]
+        if skip >= 0 and not free[skip]:
+            lower[at] = skip = lower[skip]
+        at = skip
+    return at
+
+
+@kernel
 def _close_greedily(size, price, owner, distinct, open_gpus, table, state, members, gpu, waste, loose, stop):  # type: ignore[no-untyped-def]
     """Give the largest remaining replica the best of some random pairs; return closed GPUs and loose replicas."""
     free = np.ones(size.size, dtype=np.bool_)
+    lower = np.arange(-1, size.size - 1)
     closed = count = 0
     for first in range(size.size - 1, -1, -1):
         if not free[first]:
@@ -128,8 +140,11 @@ def _close_greedily(size, price, owner, distinct, open_gpus, table, state, membe
             if not free[b] or room < 0.0:
                 continue
             c = table[int(room * _CELLS)]
-            while c >= 0 and (size[c] > room or not free[c] or c == b):
+            while c >= 0 and size[c] > room:
                 c -= 1
+            c = _last_free(lower, free, c)
+            if c == b:
+                c = _last_free(lower, free, c - 1)
             if c < 0 or (distinct and (owner[b] == owner[first] or owner[c] == owner[first] or owner[b] == owner[c])):
                 continue
             lost = 1.0 - price[first] - price[b] - price[c]

@@ -1,24 +1,48 @@
-"""What every balancer must do on every named instance and on recorded loads."""
+"""What every balancer must do: on named instances, on random problems of every variant, on loads of full scale."""
+
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from moeopt import PlacementError, PlacementProblem, UnsupportedError, metrics
-from moeopt.balancers import BALANCERS
+from moeopt import InputError, Placement, PlacementError, PlacementProblem, UnsupportedError, metrics
+from moeopt.balancers import BALANCERS, contiguous, local_search, minimize_moves, relabel, search
+from moeopt.balancers.pairing import pairing
+from moeopt.errors import NoPlacementError
+from moeopt.methods import refusal
+from tests.balancers.problems import random_problem
 from tests.instances import EPLB_README, INSTANCES
 
 RELATIVE = 1e-9
 
+EVERY = BALANCERS | {"pairing": pairing}
+STARTING = {"local_search": local_search, "minimize_moves": minimize_moves, "relabel": relabel, "search": search}
 
-@pytest.mark.parametrize("balancer", BALANCERS.values(), ids=BALANCERS)
+
+def answer(balancer, problem):
+    """The placement, checked; None if it is refused beforehand, with that reason, or a ceiling is not reached."""
+    why = refusal(balancer, problem)
+    if why:
+        with pytest.raises(UnsupportedError, match=re.escape(why)):
+            balancer(problem)
+        return None
+    try:
+        placement = balancer(problem)
+    except NoPlacementError:
+        assert problem.max_makespan is not None
+        assert (metrics.makespan(metrics.gpu_load(problem.load, problem.reference)) > problem.max_makespan).any()
+        return None
+    problem.check(placement)
+    return placement
+
+
+@pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("name", INSTANCES)
 def test_a_balancer_answers_feasibly_or_says_why_not(balancer, name):
     problem, optimum = INSTANCES[name].problem, INSTANCES[name].optimum
-    try:
-        placement = balancer(problem)
-        problem.check(placement)
-    except (UnsupportedError, PlacementError):
+    placement = answer(balancer, problem)
+    if placement is None:
         return
     assert optimum is not None
     makespan = metrics.makespan(metrics.gpu_load(problem.load, placement))[0]
@@ -26,6 +50,70 @@ def test_a_balancer_answers_feasibly_or_says_why_not(balancer, name):
         assert makespan >= optimum * (1 - RELATIVE)
     else:
         assert metrics.moves(problem.reference, placement)[0] >= optimum
+
+
+@pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
+def test_random_problems_of_every_variant_are_refused_beforehand_or_placed_feasibly(balancer):
+    answers = [answer(balancer, random_problem(seed)) for seed in range(300)]
+    assert sum(placement is not None for placement in answers) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
+def test_thousands_of_random_problems_are_refused_beforehand_or_placed_feasibly(balancer):
+    for seed in range(300, 6000):
+        answer(balancer, random_problem(seed))
+
+
+@pytest.mark.parametrize("balancer", STARTING.values(), ids=STARTING)
+def test_what_improves_a_start_takes_every_problem_that_does_not_care_about_moves(balancer):
+    problems = [random_problem(seed) for seed in range(300)]
+    for problem in problems:
+        if problem.max_moves is None and problem.max_makespan is None:
+            assert refusal(balancer, problem) == ""
+
+
+@pytest.mark.parametrize("balancer", STARTING.values(), ids=STARTING)
+def test_a_start_may_come_in_any_form_and_is_checked_before_it_is_used(balancer):
+    problem = PlacementProblem(EPLB_README, 4, 16)
+    start = contiguous(problem)
+    expected = balancer(problem, start=start)
+    for form in (start.phy2log.tolist(), start.phy2log.astype(np.int32), torch.tensor(start.phy2log)):
+        assert balancer(problem, start=form) == expected
+    lost = start.phy2log.copy()
+    lost[lost == 11] = 0
+    bad = [
+        Placement(np.arange(12), 12, 2),  # other layers, GPUs and slots
+        contiguous(PlacementProblem(EPLB_README, 4)),
+        contiguous(PlacementProblem(EPLB_README, 8, 16)),
+        contiguous(PlacementProblem([[*row, 1, 1] for row in EPLB_README], 4, 16)),
+        start[0],
+        lost,
+        start.phy2log - 1,
+    ]
+    for other in bad:
+        with pytest.raises(PlacementError):
+            balancer(problem, start=other)
+    for other in ("x", [[0.5] * 16] * 2, [[99] * 16] * 2, [[0, 1], [2]], 7, object()):
+        with pytest.raises(InputError):
+            balancer(problem, start=other)
+
+
+BAD = {
+    minimize_moves: [{"tolerance": value} for value in ("x", -1, None, float("nan"), True, [0.1])],
+    pairing: [{"steps": value} for value in (0, -1, 1.5, "x", None, True)]
+    + [{"seed": value} for value in (-1, 2**63, None, "x", 0.5, [1])],
+    search: [{"budget": value} for value in (-1.0, float("nan"), "1", [1], True)]
+    + [{"seed": value} for value in (-1, 2**63, None, "x", 0.5, [1])]
+    + [{"target": value} for value in ("x", [1.0, 2.0, 3.0], float("nan"), object())],
+}
+
+
+@pytest.mark.parametrize(("balancer", "argument"), [(balancer, bad) for balancer in BAD for bad in BAD[balancer]])
+def test_bad_arguments_are_named(balancer, argument):
+    problem = PlacementProblem(EPLB_README, 8, 16)
+    with pytest.raises(InputError, match=next(iter(argument))):
+        balancer(problem, **argument)
 
 
 @pytest.mark.parametrize("balancer", BALANCERS.values(), ids=BALANCERS)

@@ -8,6 +8,7 @@ import pytest
 
 from moeopt import InputError, Placement, PlacementProblem, UnsupportedError, metrics
 from moeopt.balancers import contiguous, eplb, local_search, minimize_moves, relabel
+from moeopt.errors import NoPlacementError
 
 
 def _makespan(problem, placement):
@@ -100,7 +101,14 @@ def test_repair_stops_as_soon_as_the_ceiling_is_kept(recording):
     problem = PlacementProblem(load, 8, reference=home, max_makespan=goal)
     repaired = local_search(problem)
     problem.check(repaired)
-    assert metrics.moves(home, repaired).sum() < 0.25 * metrics.moves(home, eplb(problem)).sum()
+    fresh = eplb(PlacementProblem(load, 8))
+    assert metrics.moves(home, repaired).sum() < 0.25 * metrics.moves(home, fresh).sum()
+
+
+def test_a_ceiling_that_the_repair_does_not_reach_is_named_with_layer_and_load():
+    problem = PlacementProblem([[4, 4, 1, 1], [9, 9, 1, 1]], 2, reference=[[0, 1, 2, 3]] * 2, max_makespan=[5.0, 9.5])
+    with pytest.raises(NoPlacementError, match=r"layer 1: .*\(10\.0\)"):
+        local_search(problem)
 
 
 def test_repair_needs_a_reference_of_the_same_slots():

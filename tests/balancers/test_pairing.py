@@ -66,7 +66,8 @@ def test_never_worse_than_eplb_and_better_where_counts_matter(allow_colocated):
     problem = PlacementProblem(load, 40, 80, allow_colocated=allow_colocated)
     found = pairing(problem)
     problem.check(found)
-    ours, theirs = (metrics.makespan(metrics.gpu_load(load, placement)) for placement in (found, eplb(problem)))
+    greedy = eplb(PlacementProblem(load, 40, 80))
+    ours, theirs = (metrics.makespan(metrics.gpu_load(load, placement)) for placement in (found, greedy))
     assert (ours <= theirs * (1 + 1e-12)).all()
     assert (ours < theirs).any()
 
@@ -74,6 +75,21 @@ def test_never_worse_than_eplb_and_better_where_counts_matter(allow_colocated):
 def test_same_seed_same_placement():
     problem = PlacementProblem(np.random.default_rng(2).integers(1, 999, 30), 20, 40)
     assert pairing(problem, seed=7) == pairing(problem, seed=7)
+
+
+def test_slots_that_no_copy_may_take_stay_empty():
+    problem = PlacementProblem([870], 1, 2, allow_colocated=False, allow_empty_slots=True)
+    assert pairing(problem).phy2log.tolist() == [[0, -1]]
+
+
+def test_other_seeds_and_more_steps_are_used():
+    problem = PlacementProblem(np.random.default_rng(2).integers(1, 999, (20, 30)), 20, 40)
+    makespan = [
+        metrics.makespan(metrics.gpu_load(problem.load, pairing(problem, steps=steps, seed=seed))).sum()
+        for steps, seed in ((10, 0), (10, 1), (5000, 0))
+    ]
+    assert makespan[0] != makespan[1]
+    assert makespan[2] < makespan[0]
 
 
 def test_pairs_only():

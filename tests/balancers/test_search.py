@@ -1,5 +1,6 @@
 """`search`: feasible on every variant, never worse than its start, often optimal, deterministic, anytime."""
 
+import time
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from moeopt import PlacementProblem, bounds, metrics
 from moeopt.balancers.eplb import eplb
-from moeopt.balancers.search import search
+from moeopt.balancers.search import quick_search, search
 from moeopt.errors import InputError, PlacementError, UnsupportedError
 from moeopt.placement import Placement
 
@@ -129,6 +130,46 @@ def test_more_budget_is_never_worse():
     assert np.all(previous < start)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "slots", "gap"), [(8, 256, 1e-4), (32, 288, 5e-4), (64, 256, 1e-3), (72, 288, 2e-3), (96, 288, 2e-2)]
+)
+def test_is_near_the_bound_at_full_scale(recording, gpus, slots, gap):
+    problem = PlacementProblem(recording("deepseek-v3/decode_in1000out1000")[::6], gpus, slots)
+    reached = makespan(problem, search(problem))
+    assert np.mean(reached / bounds.lower_bound(problem).value - 1) < gap
+
+
+@pytest.mark.parametrize(("gpus", "slots"), [(144, 288), (160, 320)])
+def test_annealed_counts_beat_greedy_ones_at_full_scale(recording, gpus, slots):
+    problem = PlacementProblem(recording("deepseek-v3/prefill_in1024")[::6], gpus, slots)
+    ours, theirs = makespan(problem, search(problem)), makespan(problem, eplb(problem))
+    assert np.all(ours <= theirs)
+    assert ours.sum() < 0.997 * theirs.sum()
+
+
+SHAPES = {"two slots": (96, 192), "three slots": (50, 150), "four slots": (40, 160), "levelled": (128, 640)}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_deadline_cuts_the_fixed_stages_off_and_keeps_the_best(shape):
+    problem = PlacementProblem(loads(13, layers=2, experts=128), *shape)
+    start, whole = eplb(problem), search(problem)
+    assert quick_search(problem) == whole
+    assert quick_search(problem, deadline=time.perf_counter() + 1e6) == whole
+    assert np.all(makespan(problem, quick_search(problem, deadline=0.0)) <= makespan(problem, start))
+    for seconds in (0.0005, 0.002, 0.01):
+        cut = makespan(problem, quick_search(problem, deadline=time.perf_counter() + seconds))
+        assert np.all(cut <= makespan(problem, start) * (1 + 1e-12))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seconds", [0.0, 0.0003, 0.003])
+def test_whatever_a_budget_cuts_off_is_feasible(variant, seconds):
+    problem = VARIANTS[variant](loads(14))
+    makespan(problem, search(problem, budget=seconds, target=0))
+    makespan(problem, quick_search(problem, deadline=time.perf_counter() + seconds, target=0))
+
+
 def test_stops_at_the_target():
     problem = PlacementProblem(loads(2), num_gpus=4)
     start = eplb(problem)
@@ -170,7 +211,7 @@ def test_refuses_what_it_cannot_do():
     with pytest.raises(UnsupportedError, match="max_makespan"):
         search(PlacementProblem(loads(1), 4, reference=reference, max_makespan=1e9))
     broken = np.zeros((3, 16), dtype=int)
-    with pytest.raises(UnsupportedError, match="no feasible placement to start from"):
+    with pytest.raises(UnsupportedError, match="starts from the reference, which breaks"):
         search(PlacementProblem(loads(1), 4, reference=Placement(broken, 16, 4), max_moves=3))
     problem = PlacementProblem(loads(1), 4)
     with pytest.raises(PlacementError):
