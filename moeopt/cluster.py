@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
+from typing import Any
 
 from moeopt.errors import InputError
 
@@ -54,7 +56,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     except ImportError:
         raise InputError("cluster needs the package distributed: pip install 'moeopt[cluster]'") from None
     try:
-        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+        client: Any = distributed.Client(address, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
     except Exception as error:  # addresses, sockets and protocols each fail in ways of their own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cluster={address}: no scheduler answers ({type(error).__name__}: {reason})") from None
@@ -66,11 +68,8 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
         client.close()
 
 
-def _checked(client: object, address: str) -> Cluster:
+def _checked(client: Any, address: str) -> Cluster:
     """Return what the cluster is made of, after a look at every worker."""
-    from distributed import Client
-
-    assert isinstance(client, Client)
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
         versions = client.run(installed)
