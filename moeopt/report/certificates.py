@@ -1,48 +1,27 @@
-"""Everything a report prints, handed to an independent check, and the record of what it found."""
+"""Everything a report prints, held against exact arithmetic, and the record of what was found."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from moeopt.bounds import Bound
-from moeopt.compare import reference_placement, shared_bound
+from moeopt.bounds import Bound, Certificate
+from moeopt.compare import against, reference_placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.settings import title
 from moeopt.report.study import Study
-from moeopt.solution import Solution, SolveStatus
+from moeopt.solution import Solution
+from moeopt.verify import LayerVerdict, verify, verify_bound
 
-
-class Verdict(Protocol):
-    """What a check says about one layer: see ``solvers.verify.LayerVerdict``."""
-
-    @property
-    def ok(self) -> bool: ...  # noqa: D102
-    @property
-    def placement_ok(self) -> bool | None: ...  # noqa: D102
-    @property
-    def makespan(self) -> Fraction | None: ...  # noqa: D102
-    @property
-    def bound(self) -> str: ...  # noqa: D102
-    @property
-    def reason(self) -> str: ...  # noqa: D102
-
-
-class Verification(Protocol):
-    """What a check says about a solution."""
-
-    @property
-    def layers(self) -> Sequence[Verdict]: ...  # noqa: D102
-
-
-Verify = Callable[[PlacementProblem, Solution], Verification]
-"""An independent check of every claim of a solution; ``solvers.verify``."""
+TABLE_SLACK = Fraction(1, 10**9)
+"""Relative distance that a printed number may have from the exact one, for being rounded to a float."""
 
 
 @dataclass(frozen=True)
@@ -54,112 +33,158 @@ class Certificates:
     rejected: tuple[str, ...]
 
 
-def certify(studies: Sequence[Study], verify: Verify) -> Certificates:
-    """Check every placement and every shared bound of the studies, that of a policy's relaxation included.
+@dataclass(frozen=True)
+class LayerRecord:
+    """The shared bound of a layer, its verdict, and every method's exact makespan (or why it is rejected)."""
 
-    A method's makespans, moves and statuses are checked as they are printed, against the printed
-    bound; the bound itself is checked once, from its certificate.
+    layer: int
+    lower_bound: str
+    bound_source: str
+    verdict: str
+    reason: str
+    placements: dict[str, str]
+    certificate: Certificate | None
+
+
+@dataclass(frozen=True)
+class SettingRecord:
+    """One setting, as far as an outsider needs it beside the loads."""
+
+    trace: str
+    num_gpus: int
+    num_slots: int
+    num_nodes: int
+    num_groups: int
+    loads_sha256: str
+    layers: tuple[LayerRecord, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Verdicts on one study: of its shared bound, and of every method's rows."""
+
+    study: Study
+    bound: tuple[LayerVerdict, ...]
+    methods: dict[str, tuple[LayerVerdict, ...]]
+
+
+def certify(studies: Sequence[Study]) -> Certificates:
+    """Check every row and every shared bound of the studies, those of a policy's relaxation included.
+
+    A bound is checked once, from its certificate. A method's placement, makespan, moves, status and gap
+    are checked as its rows of the table print them.
     """
-    settings, rejected = [], []
-    verdicts: list[Verdict] = []
-    placements = 0
-    for done in [s for study in studies for s in (study.without_groups, study) if s is not None]:
-        record, bounds, by_method = _setting(done, verify)
-        settings.append(record)
-        verdicts += bounds
-        layers = done.problem.load.layer_ids
-        for name, found in {"shared bound": bounds, **by_method}.items():
-            where = f"{title(done.problem)}: {name}"
-            rejected += [f"{where}, layer {i}: {v.reason}" for i, v in zip(layers, found, strict=True) if not v.ok]
-        placements += sum(v.placement_ok is not None for found in by_method.values() for v in found)
-    proven, claimed, unknown = (
-        sum(v.bound == kind for v in verdicts) for kind in ("proven", "solver's claim", "unknown")
-    )
-    summary = f"verified: {placements} placements, {proven} bounds proven exactly, {claimed} rest on a solver's search"
+    checked = [_check(s) for study in studies for s in (study.without_groups, study) if s is not None]
+    rejected: list[str] = []
+    for done in checked:
+        layers = done.study.problem.load.layer_ids
+        for name, verdicts in {"shared bound": done.bound, **done.methods}.items():
+            where = f"{title(done.study.problem)}: {name}"
+            rejected += [f"{where}, layer {i}: {v.reason}" for i, v in zip(layers, verdicts, strict=True) if not v.ok]
+    placed = sum(v.placement_ok is not None for done in checked for found in done.methods.values() for v in found)
+    kinds = [verdict.bound for done in checked for verdict in done.bound]
+    proven, claimed, unknown = (kinds.count(kind) for kind in ("proven", "solver's claim", "unknown"))
+    summary = f"verified: {placed} placements, {proven} bounds proven exactly, {claimed} rest on a solver's search"
     if unknown:
         summary += f", {unknown} not decided"
     if rejected:
         summary += f"; REJECTED: {len(rejected)}"
-    return Certificates(_json(settings), summary, tuple(rejected))
+    return Certificates(_json([_record(done) for done in checked]), summary, tuple(rejected))
 
 
-def _setting(study: Study, verify: Verify) -> tuple[dict[str, Any], list[Verdict], dict[str, list[Verdict]]]:
-    """Record, verdicts on the shared bound, and verdicts on every method, of one setting."""
+def _check(study: Study) -> Checked:
     problem = replace(study.problem, reference=reference_placement(study.problem))
-    above = study.without_groups
-    given = None if above is None else shared_bound(above.problem, above.runs)
-    bound = shared_bound(study.problem, study.runs, given)
-    bounds = list(verify(problem, _bound_alone(bound)).layers)
-    by_method = {name: list(verify(problem, _as_printed(study, name, bound)).layers) for name in study.runs}
-    load = study.problem.load
-    record = {
-        "trace": load.source,
-        "num_gpus": problem.num_gpus,
-        "num_slots": problem.slots,
-        "num_nodes": problem.num_nodes,
-        "num_groups": problem.num_groups,
-        "loads_sha256": hashlib.sha256(load.values.tobytes()).hexdigest(),
-        "layers": [
-            {
-                "layer": layer,
-                "lower_bound": str(Fraction(float(bound.value[i]))),
-                "bound_source": bound.source[i],
-                "verdict": bounds[i].bound,
-                "reason": bounds[i].reason,
-                "placements": {name: _told(found[i]) for name, found in by_method.items()},
-                "certificate": bound.certificate[i],
-            }
-            for i, layer in enumerate(load.layer_ids)
-        ],
+    known = study.known
+    methods = {
+        name: _check_rows(problem, against(known, run.found), study.layers[study.layers.method == name])
+        for name, run in study.runs.items()
     }
-    return record, bounds, by_method
+    return Checked(study, verify_bound(problem, known.bound).layers, methods)
 
 
-def _bound_alone(bound: Bound) -> Solution:
-    layers = len(bound.value)
-    unknown = np.full(layers, np.nan)
-    return Solution(
-        placement=None,
-        status=(SolveStatus.NO_SOLUTION,) * layers,
-        makespan=unknown,
-        moves=unknown,
-        objective=unknown,
-        lower_bound=bound.value,
-        bound_source=bound.source,
-        runtime=unknown,
-        note=("",) * layers,
-        certificate=bound.certificate,
+def _check_rows(problem: PlacementProblem, found: Solution, rows: pd.DataFrame) -> tuple[LayerVerdict, ...]:
+    """Check what a method found, its bound left aside, and that its rows of the table say the same."""
+    claimed = replace(found, problem=problem, bound=Bound(found.bound.value, found.bound.source))
+    verified = verify(problem, claimed, gap=claimed.tolerance).layers
+    verdicts = []
+    for i, (verdict, row) in enumerate(zip(verified, rows.itertuples(), strict=True)):
+        faults = _faults(row, claimed, i, verdict.makespan) if verdict.ok else []
+        if faults:
+            verdict = replace(verdict, status_ok=False, reason=f"REJECTED: the table says {', '.join(faults)}")
+        verdicts.append(verdict)
+    return tuple(verdicts)
+
+
+def _faults(row: Any, claimed: Solution, i: int, makespan: Fraction | None) -> list[str]:
+    """Say which entries of a row are not what was checked, and what they should be.
+
+    Makespan and gap are held against their exact values; the others are those of ``claimed``, in
+    which they were checked.
+    """
+    bound = float(claimed.lower_bound[i])
+    gap = None
+    if makespan is not None and bound > 0:
+        gap = makespan / Fraction(bound) - 1
+    elif makespan == 0 == bound:
+        gap = Fraction(0)
+    right = {
+        "status": row.status == str(claimed.status[i]),
+        "lower_bound": _equal(row.lower_bound, bound, 0),
+        "moves": _equal(row.moves, None if math.isnan(claimed.moves[i]) else claimed.moves[i], 0),
+        "makespan": _equal(row.makespan, makespan, TABLE_SLACK * (makespan or 0)),
+        "gap": _equal(row.gap, gap, TABLE_SLACK * (1 + (gap or 0))),
+    }
+    exact = {"makespan": makespan, "gap": gap, "moves": claimed.moves[i], "lower_bound": bound}
+    return [
+        f"{name} {getattr(row, name)}, not {exact.get(name, claimed.status[i])!s}"
+        for name, holds in right.items()
+        if not holds
+    ]
+
+
+def _equal(stated: Any, true: Fraction | float | None, slack: Fraction | float) -> bool:
+    """Whether a printed number is the true one; a number that is not known must not be printed."""
+    if pd.isna(stated) or true is None:
+        return bool(pd.isna(stated)) and true is None
+    return abs(Fraction(float(stated)) - Fraction(true)) <= slack
+
+
+def _record(done: Checked) -> SettingRecord:
+    problem, bound = done.study.problem, done.study.known.bound
+    return SettingRecord(
+        trace=problem.load.source,
+        num_gpus=problem.num_gpus,
+        num_slots=problem.slots,
+        num_nodes=problem.num_nodes,
+        num_groups=problem.num_groups,
+        loads_sha256=hashlib.sha256(problem.load.values.tobytes()).hexdigest(),
+        layers=tuple(
+            LayerRecord(
+                layer=layer,
+                lower_bound=str(Fraction(float(bound.value[i]))),
+                bound_source=bound.source[i],
+                verdict=done.bound[i].bound,
+                reason=done.bound[i].reason,
+                placements={name: _told(found[i]) for name, found in done.methods.items()},
+                certificate=bound.certificate[i],
+            )
+            for i, layer in enumerate(problem.load.layer_ids)
+        ),
     )
 
 
-def _as_printed(study: Study, name: str, bound: Bound) -> Solution:
-    """Return a method's rows of the table, as a solution whose bound needs no further proof."""
-    rows = study.layers[study.layers.method == name]
-    makespan = rows.makespan.to_numpy(dtype=float)
-    return replace(
-        _bound_alone(bound),
-        placement=study.runs[name].placement,
-        status=tuple(SolveStatus(status) for status in rows.status),
-        makespan=makespan,
-        moves=rows.moves.to_numpy(dtype=float, na_value=np.nan),
-        objective=makespan,
-        lower_bound=rows.lower_bound.to_numpy(dtype=float),
-        certificate=(None,) * len(rows),
-    )
-
-
-def _told(verdict: Verdict) -> str:
+def _told(verdict: LayerVerdict) -> str:
     """Return the exact makespan of a placement, why it is rejected, or that there is none."""
     if not verdict.ok:
         return verdict.reason
     return "none" if verdict.makespan is None else str(verdict.makespan)
 
 
-def _json(settings: Sequence[dict[str, Any]]) -> bytes:
+def _json(settings: Sequence[SettingRecord]) -> bytes:
     """Write one layer a line."""
     texts = []
     for setting in settings:
-        head = json.dumps({key: value for key, value in setting.items() if key != "layers"})
-        layers = ",\n".join(json.dumps(layer) for layer in setting["layers"])
+        head = json.dumps({name: value for name, value in vars(setting).items() if name != "layers"})
+        layers = ",\n".join(json.dumps(vars(layer)) for layer in setting.layers)
         texts.append(f'{head[:-1]}, "layers": [\n{layers}\n]}}')
     return ('{"settings": [\n' + ",\n".join(texts) + "\n]}\n").encode()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moeopt import metrics
+from moeopt.report.facts import Facts
 from moeopt.report.settings import label, title
-from moeopt.report.study import Study, best_makespan, layer_bound
-from moeopt.report.tables import HEADINGS, cells, markdown, milliseconds, percent, reasons, rows_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from moeopt.report.study import Study
+from moeopt.report.tables import HEADINGS, SummaryRow, cells, markdown, milliseconds, percent, reasons, summarise
+from moeopt.solution import SolveStatus
 
 SHOWN_INTERVALS = 8
+
+HINT = (
+    ", starting from the best heuristic placement, whose time is not counted, and keeping it where it finds none "
+    "better or is not given the time"
+)
 
 PROBLEM = """\
 Every layer's experts are placed on GPUs so that the fullest GPU has the least load; copies of an
@@ -36,109 +39,108 @@ MEANING = """\
 * **sigma** = standard deviation of all GPUs' shares of their layer's load.
 * **moves** = copies that are not yet on their GPU in the reference placement, all layers together.
 * **opt. %** = share of layers proven within {gap:g} % of the best possible.
-* **run ms** = median over repeats after a warm-up, all layers together; an exact method runs once{hint}.
+* **run ms** = median over repeats after a warm-up, all layers together, on one machine with nothing else of ours
+  running; an exact method runs once{exact}.
+* Numbers in brackets behind a name: the method has placements on so many of the layers, and its row speaks of those.
 """
 
 
-def document(
-    studies: Sequence[Study],
-    summary: pd.DataFrame,
-    pictures: Iterable[str],
-    facts: dict[str, Any],
-) -> str:
-    """Return the report as markdown.
-
-    ``facts`` are those of ``run.json``; ``pictures`` are file names under ``figures/``.
-    """
-    arguments = facts["arguments"]
+def document(studies: Sequence[Study], pictures: Iterable[str], facts: Facts) -> str:
+    """Return the report as markdown; ``pictures`` are file names under ``figures/``."""
     parts = ["# Gap report: how far from the best possible placement", PROBLEM, "## Traces", _traces(facts)]
-    parts += [f"Moves count from {arguments['reference'] or 'the contiguous (vanilla) layout'}.", "## Results"]
-    parts += ["\n".join(f"* **{title(s.problem)}**: {' '.join(headline(s, rows_of(summary, s)))}" for s in studies)]
+    parts += [f"Moves count from {facts.arguments.reference or 'the contiguous (vanilla) layout'}.", "## Results"]
+    parts += ["\n".join(f"* **{title(study.problem)}**: {' '.join(headline(study))}" for study in studies)]
     available = set(pictures)
-    if facts["verification"]:
-        parts.append(f"Checked independently in exact arithmetic: {facts['verification']} (`certificates.json`).")
-    small = [study for study in studies if study.problem.load.source in facts["small"]]
+    if facts.verification:
+        parts.append(f"Checked independently in exact arithmetic: {facts.verification} (`certificates.json`).")
+    small = [study for study in studies if study.problem.load.source in facts.small]
     for study in studies:
         if study not in small:
-            parts += _setting(study, rows_of(summary, study), available)
+            parts += _setting(study, available)
     if small:
         parts += ["## Small instances, where every exact method finishes", agreement(small)]
         for study in small:
-            parts += _setting(study, rows_of(summary, study), available)
-    if facts["impossible"]:
-        parts += ["## Settings left out", "\n".join(f"* {reason}" for reason in facts["impossible"])]
-    hint = ", starting from the best heuristic placement, whose time is not counted" if facts["effort"]["hint"] else ""
-    parts += [MEANING.format(gap=100 * facts["effort"]["gap"], hint=hint), "## How to reproduce", _reproduce(facts)]
+            parts += _setting(study, available)
+    if facts.impossible:
+        parts += ["## Settings left out", "\n".join(f"* {reason}" for reason in facts.impossible)]
+    exact = (f", on {facts.cluster}" if facts.cluster else "") + (HINT if facts.effort.hint else "")
+    parts += [MEANING.format(gap=100 * facts.effort.tolerance, exact=exact), "## How to reproduce", _reproduce(facts)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def headline(study: Study, rows: pd.DataFrame) -> list[str]:
+def headline(study: Study) -> list[str]:
     """Return what is proven, which heuristic won, where EPLB stands and what the policy costs."""
-    done = rows[rows.layers_solved == rows.layers]
-    exact = [name for name, run in study.runs.items() if run.solution is not None]
-    heuristics = done[~done.method.isin(exact)].sort_values(["step_gap", "runtime_ms_median"], kind="stable")
+    rows = [row for row in summarise(study) if row.method not in study.exact and row.layers_solved == row.layers]
     sentences = [_proof(study)]
-    if len(heuristics):
-        best = heuristics.iloc[0]
-        sentences.append(
-            f"Best heuristic: {best.method}, step gap {percent(best.step_gap)} %, "
-            f"{milliseconds(best.runtime_ms_median)} ms."
-        )
-        if best.method != "eplb":
-            sentences += [
-                f"EPLB: step gap {percent(row.step_gap)} %, {milliseconds(row.runtime_ms_median)} ms."
-                for row in heuristics[heuristics.method == "eplb"].itertuples()
-            ]
+    if rows:
+        best = min(rows, key=lambda row: (row.step_gap, row.runtime_ms_median))
+        sentences.append(f"Best heuristic: {best.method}, {_speed(best)}.")
+        sentences += [f"EPLB: {_speed(row)}." for row in rows if row.method == "eplb" != best.method]
     if study.without_groups is not None:
-        sentences.append(price(study))
+        sentences.append(price(study, study.without_groups))
     return sentences
 
 
+def _speed(row: SummaryRow) -> str:
+    return f"step gap {percent(row.step_gap)} %, {milliseconds(row.runtime_ms_median)} ms"
+
+
 def agreement(studies: Sequence[Study]) -> str:
-    """Say which exact methods proved every layer of these settings, and which did not."""
+    """Say which exact methods proved every layer of these settings, and which did not.
+
+    A method that does not take a problem is not counted for it.
+    """
     finished: dict[str, list[bool]] = {}
     for study in studies:
-        for name, run in study.runs.items():
-            if run.solution is not None:
-                rows = study.layers[study.layers.method == name]
-                finished.setdefault(name, []).append(bool((rows.status == "OPTIMAL").all()))
+        for name in study.exact:
+            status = set(study.layers[study.layers.method == name].status)
+            if status != {"SKIPPED"}:
+                finished.setdefault(name, []).append(status == {"OPTIMAL"})
     proved = [name for name, done in finished.items() if all(done)]
     others = [name for name in finished if name not in proved]
     text = "Six or eight experts on 2 and 4 GPUs; no exact method is given a placement to start from."
     if proved:
-        text += f" Proven optimal on every layer of every setting, by each on its own: {', '.join(proved)}."
+        text += f" Proven optimal on every layer of every setting it takes, by each on its own: {', '.join(proved)}."
     if others:
         text += f" Not on every layer: {', '.join(others)}."
     return text
 
 
-def price(study: Study) -> str:
+def price(study: Study, without: Study) -> str:
     """Say what the rule of groups and nodes costs, as a ratio of bounds and as a proven interval."""
-    assert study.without_groups is not None
-    bound, above = layer_bound(study).value.sum(), layer_bound(study.without_groups).value.sum()
-    least = bound / np.nansum(best_makespan(study.without_groups))
-    most = np.nansum(best_makespan(study)) / above
+    both = np.intersect1d(study.known.solved, without.known.solved)
+    if not both.size:
+        return "Price of the policy (groups kept on one node): not known, for want of placements."
+    ours, free = study.known[both], without.known[both]
+    bound, above = ours.lower_bound.sum(), free.lower_bound.sum()
+    least, most = bound / free.makespan.sum(), ours.makespan.sum() / above
+    layers = "" if len(both) == study.known.num_layers else f" (of the {len(both)} layers with placements)"
     return (
         f"Price of the policy (groups kept on one node): {percent(bound / above - 1)} % as the ratio of the two "
-        f"bounds; proven to lie between {percent(max(least - 1, 0.0))} and {percent(most - 1)} % of the step."
+        f"bounds; proven to lie between {percent(max(least - 1, 0.0))} and {percent(most - 1)} % of the step{layers}."
     )
 
 
 def _proof(study: Study) -> str:
-    best, bound = best_makespan(study), layer_bound(study).value
-    proven = int(study.layers[study.layers.status == "OPTIMAL"].layer.nunique())
-    text = f"Optimum proven on {proven} of {len(best)} layers"
-    open_gap = metrics.step_gap(best, bound) if not np.isnan(best).any() else 0.0
-    return text + ("." if proven == len(best) else f" (all layers together to {percent(open_gap)} %).")
+    known = study.known
+    proven = known.status.count(SolveStatus.OPTIMAL)
+    text = f"Optimum proven on {proven} of {known.num_layers} layers"
+    if proven == known.num_layers:
+        return f"{text}."
+    if len(known.solved) < known.num_layers:
+        return f"{text}; {known.num_layers - len(known.solved)} have no placement."
+    return f"{text} (all layers together to {percent(metrics.step_gap(known.makespan, known.lower_bound))} %)."
 
 
-def _setting(study: Study, rows: pd.DataFrame, available: set[str]) -> list[str]:
-    parts = [f"### {title(study.problem)}", markdown(HEADINGS, [cells(row) for _, row in rows.iterrows()])]
+def _setting(study: Study, available: set[str]) -> list[str]:
+    rows = summarise(study)
+    parts = [f"### {title(study.problem)}", markdown(HEADINGS, [cells(row) for row in rows])]
     notes = reasons(rows)
     if notes:
         parts.append("\n".join(f"* {note}" for note in notes))
     if study.without_groups is not None:
-        parts.append(f"The gap above is to the hierarchical bound: the method's own fault. {price(study)}")
+        text = price(study, study.without_groups)
+        parts.append(f"The gap above is to the hierarchical bound: the method's own fault. {text}")
     parts.append(_open_layers(study))
     for kind, text in (
         ("heatmap", "Load of every GPU relative to the mean"),
@@ -154,33 +156,30 @@ def _setting(study: Study, rows: pd.DataFrame, available: set[str]) -> list[str]
 
 def _open_layers(study: Study) -> str:
     """Return the interval that holds the optimum of every layer without proof, widest first."""
-    proven = set(study.layers[study.layers.status == "OPTIMAL"].layer)
-    best, bound = best_makespan(study), layer_bound(study)
-    width = metrics.gap(best, bound.value)
-    still_open = [i for i, layer in enumerate(study.problem.load.layer_ids) if layer not in proven]
-    if not still_open:
+    known = study.known
+    still_open = known.still_open
+    if not still_open.size:
         return "Every layer's optimum is proven."
-    still_open.sort(key=lambda i: -width[i])
+    widest = known[still_open[np.argsort(-known.gap[still_open], kind="stable")][:SHOWN_INTERVALS]]
     rows = [
-        [str(study.problem.load.layer_ids[i]), f"{bound.value[i]:.10g}", f"{best[i]:.10g}", percent(width[i])]
-        for i in still_open[:SHOWN_INTERVALS]
+        [str(layer), f"{bound:.10g}", f"{best:.10g}", percent(width)]
+        for layer, bound, best, width in zip(
+            widest.problem.load.layer_ids, widest.lower_bound, widest.makespan, widest.gap, strict=True
+        )
     ]
-    text = f"{len(still_open)} of {len(best)} layers are open: their optimum lies between bound and best makespan."
+    text = f"{len(still_open)} of {len(known)} layers are open: their optimum lies between bound and best makespan."
     if len(still_open) > SHOWN_INTERVALS:
         text += f" The {SHOWN_INTERVALS} widest intervals (all are in `layers.csv`):"
     return text + "\n\n" + markdown(("layer", "lower bound", "best makespan", "width %"), rows)
 
 
-def _traces(facts: dict[str, Any]) -> str:
-    rows = [
-        [t["name"], t["origin"], f"{t['layers']} x {t['experts']}", f"{t['tokens']:g}", t["sha256"][:12]]
-        for t in facts["traces"]
-    ]
+def _traces(facts: Facts) -> str:
+    rows = [[t.name, t.origin, f"{t.layers} x {t.experts}", f"{t.tokens:g}", t.sha256[:12]] for t in facts.traces]
     return markdown(("trace", "origin", "layers x experts", "tokens", "sha256"), rows)
 
 
-def _reproduce(facts: dict[str, Any]) -> str:
-    command = shlex.join(["python", "scripts/gap_report.py", *facts["command"]])
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    machine = ", ".join(str(value) for value in facts["machine"].values())
-    return f"```\n{command}\n```\n\n{versions}; {machine}. Seed {facts['seed']}; the whole record is in `run.json`."
+def _reproduce(facts: Facts) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    where = f"; exact methods on {facts.cluster}" if facts.cluster else ""
+    record = f"{versions}; {facts.machine}{where}. Seed {facts.arguments.seed}; the whole record is in `run.json`."
+    return f"```\n{shlex.join(facts.command)}\n```\n\n{record}" if facts.command else record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,45 +9,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import metrics
+from moeopt.report.drawing import MARKERS, colours_of, drawn, gap_axis, layer_ticks, plain, png
 from moeopt.report.settings import title
 from moeopt.report.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Shares = Mapping[str, NDArray[np.float64]]
 """Normalised GPU loads ``[layers, gpus]`` by method."""
 
-FLOOR = 1e-3
-"""Gaps in percent at and below this are drawn on it: a logarithmic axis has no zero."""
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p")
-
 
 def pictures(study: Study) -> dict[str, bytes]:
     """PNG bytes of every picture of the setting by kind; nothing without a placement."""
     shares = {
-        name: metrics.normalised(metrics.gpu_load(study.problem.load[rows], run.placement[rows]))
+        name: metrics.normalised(run.found.gpu_load[run.found.solved])
         for name, run in study.runs.items()
-        if run.placement is not None and (rows := run.solved.tolist())
+        if run.found.placement is not None
     }
     if not shares:
         return {}
-    layers = {
-        name: [study.problem.load.layer_ids[i] for i in study.runs[name].solved] for name in shares
-    }  # fmt: skip
+    layers = {name: [study.problem.load.layer_ids[i] for i in study.runs[name].found.solved] for name in shares}
     heading = title(study.problem)
     table = study.layers[study.layers.makespan.notna()]
-    colours = _colours(list(study.runs))
+    colours = colours_of(list(study.runs))
     drawings: dict[str, Callable[[], Figure]] = {
         "heatmap": lambda: heatmap(shares, layers, heading),
         "boxplot": lambda: box_plot(shares, heading, colours),
         "gap_by_layer": lambda: gap_by_layer(table, heading, colours),
         "gap_runtime": lambda: gap_against_runtime(table, heading, colours),
     }
-    return {kind: _png(draw) for kind, draw in drawings.items()}
+    return {kind: png(draw) for kind, draw in drawings.items()}
 
 
 def heatmap(shares: Shares, layers: Mapping[str, list[int]], heading: str) -> Figure:
@@ -69,7 +61,7 @@ def heatmap(shares: Shares, layers: Mapping[str, list[int]], heading: str) -> Fi
         deviation = 100 * (share * share.shape[1] - 1)
         image = axes.imshow(deviation, aspect="auto", cmap="RdBu_r", norm=scale, interpolation="nearest")
         axes.set_title(f"{name}\nworst GPU +{deviation.max():.3g} %", fontsize=10)
-        _layer_ticks(axes.yaxis, layers[name])
+        layer_ticks(axes.yaxis, layers[name])
         if number % columns == 0:
             axes.set_ylabel("layer")
         if number + columns >= len(shares):
@@ -106,7 +98,7 @@ def box_plot(shares: Shares, heading: str, colours: Mapping[str, Any]) -> Figure
             box.set_facecolor(colours[name])
         axes.axvline(1 / num_gpus, color="black", linestyle="--", linewidth=1, label=f"ideal 1/{num_gpus}")
         axes.set_xlabel("share of the layer's load on one GPU")
-        _plain(axes, "x")
+        plain(axes, "x")
     panels[0].set_yticks(range(1, len(names) + 1), [f"{name}\n$\\sigma$ = {shares[name].std():.3g}" for name in names])
     panels[0].tick_params(axis="y", labelsize=8)
     panels[0].invert_yaxis()
@@ -131,16 +123,16 @@ def gap_by_layer(table: pd.DataFrame, heading: str, colours: Mapping[str, Any]) 
     for name, rows in table.groupby("method", sort=False):
         number = list(colours).index(str(name))
         axes.plot(
-            np.searchsorted(layers, rows.layer), _drawn(rows.gap), color=colours[str(name)], linewidth=1.1,
+            np.searchsorted(layers, rows.layer), drawn(rows.gap), color=colours[str(name)], linewidth=1.1,
             marker=MARKERS[number % len(MARKERS)], markersize=max(9 - number, 3), markerfacecolor="none",
             linestyle="-" if number < 10 else "--", label=str(name),
         )  # fmt: skip
-    _layer_ticks(axes.xaxis, [int(layer) for layer in layers], most=20)
+    layer_ticks(axes.xaxis, [int(layer) for layer in layers], most=20)
     axes.set_xlabel("layer")
-    _gap_axis(axes, "gap to the lower bound [%]")
+    gap_axis(axes, "gap to the lower bound [%]")
     axes.set_title(f"Gap by layer: {heading}", fontsize=12)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    _plain(axes, "both")
+    plain(axes, "both")
     return figure
 
 
@@ -152,7 +144,7 @@ def gap_against_runtime(table: pd.DataFrame, heading: str, colours: Mapping[str,
     for name, rows in table.groupby("method", sort=False):
         number = list(colours).index(str(name))
         runtime, mean = float(rows.runtime_ms.sum()), float(rows.gap.mean())
-        low, middle, high = (float(v) for v in _drawn(np.array([rows.gap.min(), mean, rows.gap.max()])))
+        low, middle, high = (float(v) for v in drawn(np.array([rows.gap.min(), mean, rows.gap.max()])))
         axes.plot([runtime, runtime], [low, high], color=colours[str(name)], linewidth=1.5, alpha=0.55)
         axes.plot(
             runtime, middle, MARKERS[number % len(MARKERS)], color=colours[str(name)], markeredgecolor="black",
@@ -161,56 +153,8 @@ def gap_against_runtime(table: pd.DataFrame, heading: str, colours: Mapping[str,
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("runtime for all layers [ms]")
-    _gap_axis(axes, "gap to the lower bound [%]")
+    gap_axis(axes, "gap to the lower bound [%]")
     axes.set_title(f"Gap against runtime (mark: mean; bar: best to worst layer)\n{heading}", fontsize=11)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    _plain(axes, "both")
+    plain(axes, "both")
     return figure
-
-
-def _png(draw: Callable[[], Figure]) -> bytes:
-    """Draw without a display and without touching the caller's matplotlib settings."""
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
-    with plt.rc_context({**sns.axes_style("ticks"), **sns.plotting_context("notebook", font_scale=0.85)}):
-        figure = draw()
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-        plt.close(figure)
-    return file.getvalue()
-
-
-def _colours(names: list[str]) -> dict[str, Any]:
-    """Fixed colours by order of the methods; the ten of seaborn's colour-blind palette, then again."""
-    import seaborn as sns
-
-    palette = sns.color_palette("colorblind", 10)
-    return {name: palette[number % 10] for number, name in enumerate(names)}
-
-
-def _drawn(gap: Any) -> NDArray[np.float64]:
-    percent: NDArray[np.float64] = np.maximum(np.asarray(gap, dtype=float) * 100, FLOOR)
-    return percent
-
-
-def _gap_axis(axes: Axes, text: str) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=FLOOR * 0.7)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"≤ {FLOOR:g}" if np.isclose(v, FLOOR) else f"{v:g}"))
-    axes.set_ylabel(text)
-
-
-def _layer_ticks(axis: Any, layers: list[int], most: int = 8) -> None:
-    places = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), most)).astype(int))
-    axis.set_ticks(places, [str(layers[place]) for place in places])
-
-
-def _plain(axes: Axes, grid: str) -> None:
-    import seaborn as sns
-
-    axes.grid(axis=grid, color="0.9", linewidth=0.8)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    sns.despine(ax=axes)

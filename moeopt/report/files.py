@@ -25,10 +25,6 @@ from filelock import FileLock, Timeout
 from moeopt._files import file_reason, write_whole
 from moeopt._text import printable
 from moeopt.errors import InputError
-from moeopt.report.document import document
-from moeopt.report.settings import label
-from moeopt.report.study import Study
-from moeopt.report.tables import layer_table, summary_table
 
 MANIFEST, CERTIFICATES = "run.json", "certificates.json"
 FOLDERS = ("placements", "figures")
@@ -62,28 +58,6 @@ def check_folder(out: str | os.PathLike[str], inputs: Sequence[str | os.PathLike
                 raise InputError(f"out={shown} must not be, or lie in, the folder that is read: {printable(source)}")
     except OSError as error:
         raise InputError(f"out={shown}: {file_reason(error)}") from None
-
-
-def contents(
-    studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Mapping[str, Any], certificates: bytes | None
-) -> dict[str, bytes]:
-    """Return every file of the report by its path in the report's folder."""
-    summary = summary_table(studies)
-    files: dict[str, bytes] = {
-        "report.md": document(studies, summary, pictures, dict(facts)).encode(),
-        "layers.csv": layer_table(studies).to_csv(index=False, lineterminator="\n").encode(),
-        "summary.csv": summary.to_csv(index=False, lineterminator="\n").encode(),
-    }
-    for study in studies:
-        for name, run in study.runs.items():
-            if run.placement is not None and run.solved.size:
-                rows = run.placement.phy2log[run.solved].tolist()
-                files[f"placements/{label(study.problem)}_{name}.json"] = _placement_json(rows)
-    if certificates is not None:
-        files[CERTIFICATES] = certificates
-    files |= {f"figures/{name}": picture for name, picture in pictures.items()}
-    files[MANIFEST] = manifest(facts, files)
-    return files
 
 
 def manifest(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
@@ -270,9 +244,3 @@ def _is_there(path: Path) -> bool:
 
 def _same(folder: Path, other: str | os.PathLike[str]) -> bool:
     return folder.exists() and folder.samefile(other)
-
-
-def _placement_json(rows: list[list[int]]) -> bytes:
-    """Only this one key, or SGLang refuses the file; one layer a line."""
-    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    return f'{{"physical_to_logical_map": [\n{lines}\n]}}\n'.encode()

@@ -13,7 +13,7 @@ DEFAULT_SHAPES = ((8, 1.0), (8, 1.25), (8, 1.5), (32, 1.125))
 """GPUs and slots per expert: 8 GPUs with 256, 320 and 384 slots, 32 with 288, for 256 experts."""
 
 
-def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+def numbers(name: str, text: str | None) -> tuple[int, ...] | None:
     """Read ``"8,16"`` as ``(8, 16)``; None stays None.
 
     Raises
@@ -26,17 +26,17 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if not (part.isascii() and part.isdigit() and int(part) >= 1):
-            raise InputError(f"{option} must be integers >= 1 separated by commas, got {text!r}")
+            raise InputError(f"{name} must be integers >= 1 separated by commas, got {text!r}")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def names(option: str, text: str | None) -> tuple[str, ...] | None:
+def names(name: str, text: str | None) -> tuple[str, ...] | None:
     """Read ``"eplb,bldm"`` as ``("eplb", "bldm")``; None stays None; an empty name is an error."""
     if text is None:
         return None
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if "" in parts:
-        raise InputError(f"{option} must be names separated by commas, got {text!r}")
+        raise InputError(f"{name} must be names separated by commas, got {text!r}")
     return parts
 
 
@@ -57,11 +57,11 @@ def pick_layers(load: LoadMatrix, text: str | None) -> LoadMatrix:
     for part in (part.strip() for part in text.split(",")):
         ends = part.split("-")
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends):
-            raise InputError(f"--layers must be layer ids and ranges such as 0-3,7, got {text!r}")
+            raise InputError(f"layers must be layer ids and ranges such as 0-3,7, got {text!r}")
         found = [i for i, layer in enumerate(load.layer_ids) if int(ends[0]) <= layer <= int(ends[-1])]
         if not found:
             raise InputError(
-                f"--layers {part} is not in {load.source}, whose layers are "
+                f"layers {part} is not in {load.source}, whose layers are "
                 f"{min(load.layer_ids)} to {max(load.layer_ids)}"
             )
         picked.update(found)

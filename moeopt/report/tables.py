@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,17 +17,42 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-SUMMARY_COLUMNS = (
-    "trace", "num_gpus", "num_slots", "num_nodes", "num_groups", "method", "layers", "layers_solved",
-    "mean_gap", "max_gap", "step_gap", "mean_imbalance", "sigma", "moves", "share_optimal",
-    "runtime_ms_mean", "runtime_ms_std", "runtime_ms_min", "runtime_ms_max", "runtime_ms_median",
-    "policy_price", "note",
-)  # fmt: skip
-
 SHOWN_NOTES = 2
 """Reasons of one method that a summary row repeats; ``layers.csv`` has all."""
 
 HEADINGS = ("method", "mean gap %", "max gap %", "step gap %", "imbal.", "sigma", "moves", "opt. %", "run ms")
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One method on one setting: the fields are the columns of ``summary.csv``.
+
+    Numbers speak of the layers that have a placement, runtimes of all layers together over the repeats;
+    what is not known is NaN, or None for ``moves``.
+    """
+
+    trace: str
+    num_gpus: int
+    num_slots: int
+    num_nodes: int
+    num_groups: int
+    method: str
+    layers: int
+    layers_solved: int
+    mean_gap: float = math.nan
+    max_gap: float = math.nan
+    step_gap: float = math.nan
+    mean_imbalance: float = math.nan
+    sigma: float = math.nan
+    moves: int | None = None
+    share_optimal: float = 0.0
+    runtime_ms_mean: float = math.nan
+    runtime_ms_std: float = math.nan
+    runtime_ms_min: float = math.nan
+    runtime_ms_max: float = math.nan
+    runtime_ms_median: float = math.nan
+    policy_price: float = math.nan
+    note: str = ""
 
 
 def layer_table(studies: Iterable[Study]) -> pd.DataFrame:
@@ -46,69 +73,75 @@ def summary_table(studies: Iterable[Study]) -> pd.DataFrame:
     """A row per trace, setting and method: ``summary.csv``."""
     import pandas as pd
 
-    rows = [_summarise(study, name) for study in studies for name in study.runs]
-    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype({"moves": "Int64"})
+    rows = [asdict(row) for study in studies for row in summarise(study)]
+    return pd.DataFrame(rows, columns=[field.name for field in fields(SummaryRow)]).astype({"moves": "Int64"})
 
 
-def _summarise(study: Study, name: str) -> dict[str, Any]:
-    """Numbers over the layers that have a placement; runtimes over repeats, all layers together."""
+def summarise(study: Study) -> list[SummaryRow]:
+    """One row per method of the setting, in the order of its runs."""
+    return [_summarise(study, name) for name in study.runs]
+
+
+def _summarise(study: Study, name: str) -> SummaryRow:
     problem, run = study.problem, study.runs[name]
     rows = study.layers[study.layers.method == name]
     solved = rows[rows.makespan.notna()]
     counts = Counter(note for note in rows.note if note)
     notes = [note if n == len(rows) else f"{note} ({n} layers)" for note, n in counts.most_common(SHOWN_NOTES)]
-    row: dict[str, Any] = {
-        "trace": problem.load.source,
-        "num_gpus": problem.num_gpus,
-        "num_slots": problem.slots,
-        "num_nodes": problem.num_nodes,
-        "num_groups": problem.num_groups,
-        "method": name,
-        "layers": len(rows),
-        "layers_solved": len(solved),
-        "share_optimal": float((rows.status == "OPTIMAL").mean()),
-        "policy_price": rows.lower_bound.sum() / rows.global_bound.sum() if problem.hierarchical else np.nan,
-        "note": "; ".join(notes) + ("; ..." if len(counts) > SHOWN_NOTES else ""),
-    }
-    if run.placement is not None and len(solved):
-        index = run.solved.tolist()
-        row |= {
-            "mean_gap": solved.gap.mean(),
-            "max_gap": solved.gap.max(),
-            "step_gap": metrics.step_gap(solved.makespan, solved.lower_bound),
-            "mean_imbalance": solved.imbalance.mean(),
-            "sigma": metrics.sigma(metrics.gpu_load(problem.load[index], run.placement[index])),
-            "moves": int(solved.moves.sum()),
-        }
+    row = SummaryRow(
+        trace=problem.load.source,
+        num_gpus=problem.num_gpus,
+        num_slots=problem.slots,
+        num_nodes=problem.num_nodes,
+        num_groups=problem.num_groups,
+        method=name,
+        layers=len(rows),
+        layers_solved=len(solved),
+        share_optimal=float((rows.status == "OPTIMAL").mean()),
+        policy_price=rows.lower_bound.sum() / rows.global_bound.sum() if problem.hierarchical else math.nan,
+        note="; ".join(notes) + ("; ..." if len(counts) > SHOWN_NOTES else ""),
+    )
+    if len(solved):
+        row = replace(
+            row,
+            mean_gap=float(solved.gap.mean()),
+            max_gap=float(solved.gap.max()),
+            step_gap=metrics.step_gap(solved.makespan, solved.lower_bound),
+            mean_imbalance=float(solved.imbalance.mean()),
+            sigma=metrics.sigma(run.found.gpu_load[run.found.solved]),
+            moves=int(solved.moves.sum()),
+        )
     if run.seconds:
-        runtimes = np.array(run.seconds) * 1e3
-        for statistic in ("mean", "std", "min", "max", "median"):
-            row[f"runtime_ms_{statistic}"] = float(getattr(np, statistic)(runtimes))
+        milliseconds = np.array(run.seconds) * 1e3
+        row = replace(
+            row,
+            runtime_ms_mean=float(milliseconds.mean()),
+            runtime_ms_std=float(milliseconds.std()),
+            runtime_ms_min=float(milliseconds.min()),
+            runtime_ms_max=float(milliseconds.max()),
+            runtime_ms_median=float(np.median(milliseconds)),
+        )
     return row
 
 
-def rows_of(summary: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Return the summary rows of one setting."""
-    problem = study.problem
-    same = (summary.trace == problem.load.source) & (summary.num_gpus == problem.num_gpus)
-    return summary[same & (summary.num_slots == problem.slots)]
-
-
-def reasons(rows: pd.DataFrame) -> list[str]:
+def reasons(rows: Iterable[SummaryRow]) -> list[str]:
     """Return ``method: reason`` for every summary row that carries a note."""
-    return [f"{row.method}: {row.note}" for row in rows.itertuples() if row.note]
+    return [f"{row.method}: {row.note}" for row in rows if row.note]
 
 
-def cells(row: pd.Series[Any]) -> list[str]:
-    """One summary row as the cells under ``HEADINGS``; a dash where there is no placement."""
+def cells(row: SummaryRow) -> list[str]:
+    """One summary row as the cells under ``HEADINGS``; a dash where there is no placement.
+
+    A method that has placements on some layers only says on how many, in brackets.
+    """
     if not row.layers_solved:
-        return [str(row.method), *["-"] * (len(HEADINGS) - 1)]
-    name = str(row.method)
+        return [row.method, *["-"] * (len(HEADINGS) - 1)]
+    name = row.method
     if row.layers_solved < row.layers:
         name += f" ({row.layers_solved}/{row.layers})"
     return [
         name,
-        *(percent(row[column]) for column in ("mean_gap", "max_gap", "step_gap")),
+        *(percent(value) for value in (row.mean_gap, row.max_gap, row.step_gap)),
         f"{row.mean_imbalance:.4f}",
         f"{row.sigma:.2g}",
         f"{row.moves:d}",

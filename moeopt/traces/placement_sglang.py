@@ -19,12 +19,17 @@ KEY = "physical_to_logical_map"
 
 
 def write_placement_json(path: str | os.PathLike[str], placement: Placement) -> Path:
-    """Write the map in the form SGLang loads: this one key, one row a layer, -1 = empty slot.
+    """Write the map in the form SGLang loads: this one key, one row per layer, -1 = empty slot.
 
     SGLang itself has no empty slots; a placement that uses them is for moeopt's own reader.
     """
+    return write_whole(path, sglang_json(placement))
+
+
+def sglang_json(placement: Placement) -> str:
+    """Return what ``write_placement_json`` writes."""
     rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in placement.phy2log.tolist())
-    return write_whole(path, f'{{"{KEY}": [\n{rows}\n]}}\n')
+    return f'{{"{KEY}": [\n{rows}\n]}}\n'
 
 
 def phy2log_from_json(document: Any) -> NDArray[Any]:

@@ -1,0 +1,150 @@
+"""The command ``moeopt``: it brings balancers and exact methods together, and turns errors into one line."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+BENCHMARK = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+"""In a checkout only: the benchmark compares with the plain versions among its tests."""
+
+app = typer.Typer(add_completion=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"moeopt {version('moeopt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def moeopt(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The yardstick for Mixture-of-Experts expert placement."""
+
+
+@app.command()
+def gap_report(
+    context: typer.Context,
+    trace: Annotated[list[str] | None, Option(help="Recorded loads, repeatable. [default: generated]")] = None,
+    gpus: Annotated[str | None, Option(help="List of GPU numbers, e.g. 8,16.")] = None,
+    slots: Annotated[str | None, Option(help="List of total slots; all combinations that divide are run.")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    methods: Annotated[str | None, Option(help="List of methods. [default: balancers, one exact method]")] = None,
+    layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
+    time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 60 per setting]")] = None,
+    jobs: Annotated[int | None, Option(help="Layers solved at a time on this machine. [default: 1]")] = None,
+    cluster: Annotated[str | None, Option(help="Dask scheduler whose workers solve layers, tcp://HOST:PORT.")] = None,
+    repeats: Annotated[int, Option(help="Timed calls of every balancer.")] = 5,
+    reference: Annotated[str | None, Option(help="Placement file to count moves from. [default: contiguous]")] = None,
+    seed: Annotated[int, Option(help="Seed of the generated trace and of the solvers.")] = 0,
+    out: Annotated[Path, Option(help="Folder for the report's files.")] = Path("report"),
+    quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+    verify: Annotated[bool, Option("--verify", help="Check all placements and bounds in exact arithmetic.")] = False,
+) -> None:  # fmt: skip
+    """Run every balancer beside exact methods and report the gap to a proven lower bound."""
+    # Imported late, so that --help is quick and Ctrl-C during the imports is caught in main.
+    from moeopt.balancers import BALANCERS
+    from moeopt.report.build import gap_report
+    from moeopt.report.settings import names, numbers
+    from solvers import SOLVERS
+
+    gap_report(
+        BALANCERS, SOLVERS,
+        trace=trace or (), gpus=numbers("gpus", gpus), slots=numbers("slots", slots), nodes=nodes, groups=groups,
+        methods=names("methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, cluster=cluster,
+        repeats=repeats, reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
+    )  # fmt: skip
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def benchmark(context: typer.Context) -> None:
+    """Measure speed, quality, cold start, memory and growth; needs a checkout of the repository."""
+    from moeopt.errors import InputError
+
+    if not BENCHMARK.is_file():
+        raise InputError(
+            "benchmark needs a checkout of the repository, as it compares with the plain versions among its tests; "
+            "there, run python scripts/benchmark.py"
+        )
+    # A process of its own: numpy and torch must not be loaded before their threads are limited.
+    raise typer.Exit(subprocess.call([sys.executable, str(BENCHMARK), *context.args]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``moeopt``; see :func:`exit_code`."""
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    return exit_code(app, arguments, "moeopt", ("moeopt", *arguments))
+
+
+def exit_code(app: typer.Typer, arguments: Sequence[str], program: str, command: Sequence[str]) -> int:
+    """Run a command line and return its exit code.
+
+    0; 1 if a claim was found to be wrong (by ``--verify``, or because two methods contradict each
+    other); 2 for unusable arguments or input; 130 after Ctrl-C. Errors are one line on stderr, and name
+    options where the library names arguments.
+
+    Parameters
+    ----------
+    program
+        What help texts call it.
+    command
+        What the user typed, for a report's last section.
+    """
+    try:
+        return app(list(arguments), standalone_mode=False, prog_name=program, obj=tuple(command)) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except Exception as error:
+        code, message = _told(error, app)
+        if not code:
+            raise
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        return code
+
+
+def _told(error: Exception, app: typer.Typer) -> tuple[int, str]:
+    """Return the exit code and what to tell the user; code 0 for mistakes that are ours."""
+    if hasattr(error, "format_message"):  # an error of the command line
+        return 2, error.format_message()
+    from moeopt.errors import ContradictionError, InputError, VerificationError
+
+    if isinstance(error, VerificationError | ContradictionError):
+        return 1, str(error)
+    return (2, with_options(str(error), _arguments(app))) if isinstance(error, InputError) else (0, "")
+
+
+def with_options(message: str, arguments: set[str]) -> str:
+    """Turn the arguments that a message begins with, ``nodes`` or ``time_limit``, into ``--nodes`` or ``--time-limit``.
+
+    Examples
+    --------
+    >>> with_options("nodes and groups belong together", {"nodes", "groups"})
+    '--nodes and --groups belong together'
+    >>> with_options("time_limit must be > 0", {"time_limit"})
+    '--time-limit must be > 0'
+    """
+    found = re.match(r"(\w+)(?: and (\w+))?(?=[ =:])", message)
+    if found is None or found[1] not in arguments:
+        return message
+    named = [name for name in found.groups() if name]
+    return " and ".join(f"--{name.replace('_', '-')}" for name in named) + message[found.end() :]
+
+
+def _arguments(app: typer.Typer) -> set[str]:
+    """Return the names of all arguments of a command line's functions."""
+    callbacks: list[Any] = [command.callback for command in app.registered_commands]
+    return {name for callback in callbacks for name in callback.__annotations__}

@@ -1,0 +1,35 @@
+"""The files of a report, made whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from moeopt.report.document import document
+from moeopt.report.facts import Facts
+from moeopt.report.files import CERTIFICATES, MANIFEST, manifest
+from moeopt.report.settings import label
+from moeopt.report.study import Study
+from moeopt.report.tables import layer_table, summary_table
+from moeopt.traces.placement_sglang import sglang_json
+
+
+def contents(
+    studies: Sequence[Study], pictures: Mapping[str, bytes], facts: Facts, certificates: bytes | None
+) -> dict[str, bytes]:
+    """Return every file of the report by its path in the report's folder."""
+    files: dict[str, bytes] = {
+        "report.md": document(studies, pictures, facts).encode(),
+        "layers.csv": layer_table(studies).to_csv(index=False, lineterminator="\n").encode(),
+        "summary.csv": summary_table(studies).to_csv(index=False, lineterminator="\n").encode(),
+    }
+    for study in studies:
+        for name, run in study.runs.items():
+            if run.found.placement is not None:
+                placed = run.found.placement[run.found.solved]
+                files[f"placements/{label(study.problem)}_{name}.json"] = sglang_json(placed).encode()
+    if certificates is not None:
+        files[CERTIFICATES] = certificates
+    files |= {f"figures/{name}": picture for name, picture in pictures.items()}
+    files[MANIFEST] = manifest(asdict(facts), files)
+    return files

@@ -1,0 +1,75 @@
+"""What a report starts from: traces read once, the placement in force, and small generated instances."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeopt._text import printable
+from moeopt.errors import InputError
+from moeopt.load import LoadMatrix
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+from moeopt.report.facts import TraceRecord
+from moeopt.report.settings import distinct, pick_layers, pose
+from moeopt.traces import generate, read_placement, read_trace
+
+SMALL_SHAPES = {8: ((2, 8), (2, 10), (4, 8)), 6: ((4, 8),)}
+"""GPUs and slots by number of experts: small enough for every solver to finish in a second or so."""
+
+SMALL_LAYERS = 4
+
+
+@dataclass(frozen=True)
+class Input:
+    """One trace: the loads of the chosen layers, the ids of all its layers, and its record."""
+
+    load: LoadMatrix
+    all_layers: tuple[int, ...]
+    record: TraceRecord
+
+
+def read_inputs(paths: Sequence[str | os.PathLike[str]], layers: str | None, seed: int) -> list[Input]:
+    """Read every trace once; generate one where no path is given.
+
+    Raises
+    ------
+    InputError
+        TraceError for an unusable trace; names ``layers`` that are not there.
+    """
+    if paths:
+        traces = [read_trace(path) for path in paths]
+        origins = [printable(Path(path).name, 80) for path in paths]
+        hashes = [trace.sha256 for trace in traces]
+    else:
+        traces, origins, hashes = [generate("prefill", seed=seed)], [f"generated, preset prefill, seed {seed}"], [None]
+    inputs = []
+    names = distinct(trace.source for trace in traces)
+    for trace, name, origin, sha256 in zip(traces, names, origins, hashes, strict=True):
+        full = trace.total()
+        load = pick_layers(LoadMatrix(full.values, full.layer_ids, name), layers)
+        inputs.append(Input(load, full.layer_ids, TraceRecord.of(load, origin, sha256)))
+    return inputs
+
+
+def read_reference(path: str | os.PathLike[str], source: Input, num_gpus: int) -> Placement:
+    """Read a placement with a row for every chosen layer; the file may hold all of the trace's layers."""
+    load = source.load
+    placement = read_placement(path, load.num_experts, num_gpus)
+    if placement.num_layers == load.num_layers:
+        return placement
+    if placement.num_layers != len(source.all_layers):
+        raise InputError(f"reference has {placement.num_layers} layers, the trace has {len(source.all_layers)}")
+    return placement[[source.all_layers.index(layer) for layer in load.layer_ids]]
+
+
+def small_problems(seed: int) -> list[PlacementProblem]:
+    """Pose a few experts of a generated trace, where every solver closes every layer."""
+    values = generate("prefill", num_layers=SMALL_LAYERS, num_experts=64, tokens=4096, seed=seed).total().values
+    problems = []
+    for num_experts, small_shapes in SMALL_SHAPES.items():
+        load = LoadMatrix(values[:, :num_experts], source=f"small_{num_experts}experts")
+        problems += pose(load, small_shapes)[0]
+    return problems
