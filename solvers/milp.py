@@ -15,6 +15,7 @@ from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
+from solvers.cbc import StoppableCBC
 from solvers.drive import Hint, Limits, Progress, descended, drive
 from solvers.formulation import LayerModel, layer_model, slots_from_copies
 from solvers.highs import load_highs, run
@@ -338,7 +339,8 @@ def run_cbc(model: MilpModel, limits: Limits) -> Answer:
     """Solve with CBC, a process of its own."""
     # so much finer that the bound which follows is still within the gap, once the margin is off it
     finer = max(max(limits.gap, FLOAT_RESOLUTION) - 3 * _MARGIN, 0.0)
-    solver = pulp.COIN_CMD(
+    solver = StoppableCBC(
+        timeMode="elapsed",
         path=pulp.PULP_CBC_CMD.pulp_cbc_path,
         msg=False,
         gapRel=finer / (1 + finer),
