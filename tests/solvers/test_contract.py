@@ -44,7 +44,7 @@ HINTED = [
 
 @pytest.mark.parametrize("problem", HINTED, ids=range(len(HINTED)))
 def test_cpsat_accepts_a_complete_hint(problem):
-    hint = problem.reference if problem.reference is not None else eplb(problem)
+    hint = problem.reference if problem.reference is not None else contiguous(problem)
     lines: list[str] = []
     solve_cpsat(problem, hint=hint, log=lines.append)
     log = "\n".join(lines)
@@ -54,7 +54,7 @@ def test_cpsat_accepts_a_complete_hint(problem):
 @pytest.mark.parametrize("problem", HINTED, ids=range(len(HINTED)))
 def test_highs_accepts_a_complete_start(problem):
     """HiGHS ends a run of zero branching nodes with the start it was given, or something better."""
-    hint = problem.reference if problem.reference is not None else eplb(problem)
+    hint = problem.reference if problem.reference is not None else contiguous(problem)
     solution = solve_milp(problem, hint=hint, time_limit=1e-6, gap=0)
     problem.check(solution.placement)
     assert "infeasible" not in solution.note[0]

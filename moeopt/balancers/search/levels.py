@@ -13,7 +13,7 @@ from moeopt._kernel import kernel
 from moeopt._random import below, random_state
 from moeopt._stop import Stop, raised
 from moeopt.balancers.search.deals import construct, repack
-from moeopt.balancers.search.swaps import distinct, sum_loads
+from moeopt.balancers.swaps import distinct, sum_loads
 
 _CAPS = 4
 """Caps that one levelling of a layer tries."""
