@@ -6,6 +6,7 @@ import _thread
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-Stop = NDArray[np.uint8]
+Flag = NDArray[np.uint8]
 """``[1]`` flag that kernels poll with ``raised``: 0 = go on, 1 = return the best so far."""
 
 T = TypeVar("T")
@@ -23,17 +24,17 @@ _LOOK = 0.1
 """Seconds after which a waiting thread looks for an interrupt that came just before it fell asleep."""
 
 
-def never() -> Stop:
+def never() -> Flag:
     """Return a flag that nobody raises."""
     return np.zeros(1, dtype=np.uint8)
 
 
-def stoppable(work: Callable[[Stop], T], deadline: float = math.inf) -> T:
+def stoppable(work: Callable[[Flag], T], deadline: float = math.inf) -> T:
     """Call ``work(stop)`` in a thread of its own; see ``side_by_side``."""
     return side_by_side([work], deadline)[0]
 
 
-def side_by_side(works: Sequence[Callable[[Stop], T]], deadline: float = math.inf) -> list[T]:
+def side_by_side(works: Sequence[Callable[[Flag], T]], deadline: float = math.inf) -> list[T]:
     """Call every ``work(stop)`` in a thread of its own and wait for all.
 
     The flag ``stop`` is theirs alone. It is raised at ``deadline`` (seconds of
@@ -41,22 +42,36 @@ def side_by_side(works: Sequence[Callable[[Stop], T]], deadline: float = math.in
     KeyboardInterrupt in the main thread, which compiled code would not notice. The exception
     leaves only after all works have returned. About 0.1 ms: not for short kernels.
     """
-    stop, number = never(), len(works)
+    stop = never()
+    return _in_threads([partial(work, stop) for work in works], partial(stop.__setitem__, 0, 1), deadline)
+
+
+def cancellable(call: Callable[[], T], cancel: Callable[[], object]) -> T:
+    """Make a call that an exception in the waiting thread, such as KeyboardInterrupt, cancels.
+
+    For back ends that are stopped by a call of theirs. ``cancel`` is repeated until the call
+    returns, since one that comes before the back end has begun is lost.
+    """
+    return _in_threads([call], cancel, math.inf)[0]
+
+
+def _in_threads(calls: Sequence[Callable[[], T]], cancel: Callable[[], object], deadline: float) -> list[T]:
+    number = len(calls)
     results: dict[int, T] = {}
     errors: list[BaseException] = []
     begun: list[int] = []
     ended: list[int] = []
     left: list[bool] = []
-    latches = [_thread.allocate_lock() for _ in works]
+    latches = [_thread.allocate_lock() for _ in calls]
 
     def run(i: int) -> None:
         begun.append(i)
         try:
             if not left:
-                results[i] = works[i](stop)
+                results[i] = calls[i]()
         except BaseException as error:
             errors.append(error)
-            stop[0] = 1
+            cancel()
         ended.append(i)
         latches[i].release()
 
@@ -70,12 +85,13 @@ def side_by_side(works: Sequence[Callable[[Stop], T]], deadline: float = math.in
         for latch in latches:
             while not latch.acquire(timeout=min(max(deadline - time.perf_counter(), 0.0), _LOOK)):
                 if time.perf_counter() >= deadline:
-                    stop[0] = 1
+                    cancel()
                     deadline = math.inf
     except BaseException:
-        stop[0] = 1
         left.append(True)  # a thread that begins after this line sees it, and one that began before is waited for
+        cancel()
         while len(ended) < len(begun):
+            cancel()
             time.sleep(0.001)
         raise
     if errors:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
-from moeopt._stop import Stop, never, raised
+from moeopt._stop import Flag, never, raised
 from solvers._pairing_model import Columns
 
 _SAMPLES = 30
@@ -21,7 +21,7 @@ _WEIGHT = 10
 
 
 def repair(
-    columns: Columns, start: NDArray[np.int64], steps: int, seed: int, stop: Stop | None = None
+    columns: Columns, start: NDArray[np.int64], steps: int, seed: int, stop: Flag | None = None
 ) -> NDArray[np.int64] | None:
     """Look for one count per expert with f(v) <= slots in every row; None if the steps run out or ``stop`` is raised.
 

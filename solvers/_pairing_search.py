@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
+from moeopt._stop import cancellable
 from solvers._pairing_model import Columns
 from solvers.drive import Limits
-from solvers.interrupt import interruptible
 
 _SECONDS_PER_COLUMN = 3e-5
 """What building the model takes."""
@@ -63,7 +63,7 @@ def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: fl
     solver.parameters.catch_sigint_signal = False
     if seconds < math.inf:
         solver.parameters.max_time_in_seconds = seconds
-    status = interruptible(lambda: solver.solve(model), solver.stop_search)
+    status = cancellable(lambda: solver.solve(model), solver.stop_search)
     if status == cp_model.INFEASIBLE:
         return Verdict(infeasible=True)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

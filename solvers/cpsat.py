@@ -12,6 +12,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from moeopt._arguments import shown
+from moeopt._stop import cancellable
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
@@ -19,7 +20,6 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
 from solvers.drive import Hint, Limits, Progress, descended, drive
 from solvers.formulation import LayerModel, layer_model, slots_from_copies
-from solvers.interrupt import interruptible
 
 _RESOLUTION = 2**45
 
@@ -115,7 +115,7 @@ def solve_layer(
         parameters.log_search_progress = True
         parameters.log_to_stdout = False
         solver.log_callback = log
-    status = interruptible(lambda: solver.solve(model.cp), solver.stop_search)
+    status = cancellable(lambda: solver.solve(model.cp), solver.stop_search)
     if status == cp_model.MODEL_INVALID:
         return Solution(problem, stop=Stop.ERROR, note=f"CP-SAT: {solver.status_name()}")
     if status == cp_model.INFEASIBLE:

@@ -10,7 +10,7 @@ import time
 from types import ModuleType
 from typing import Any
 
-from solvers.interrupt import interruptible
+from moeopt._stop import cancellable
 
 _LARGE = 50_000
 """Non-zeros of a linear program from which a run may take so long that Ctrl-C should be felt within it."""
@@ -45,4 +45,4 @@ def run(model: Any, deadline: float = math.inf, *, long: bool = False) -> None:
         model.run()
         return
     model.HandleUserInterrupt = True
-    interruptible(model.run, model.cancelSolve)
+    cancellable(model.run, model.cancelSolve)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
-from moeopt._stop import Stop, raised, stoppable
+from moeopt._stop import Flag, raised, stoppable
 from moeopt.balancers._reasons import broken_reference
 from moeopt.balancers.start import as_start, first_placement
+from moeopt.balancers.swaps import may_swap, sum_loads
 from moeopt.errors import NoPlacementError, PlacementError
 from moeopt.methods import refuses
 from moeopt.placement import Placement
@@ -46,20 +48,8 @@ def local_search(problem: PlacementProblem, *, start: Placement | Any = None) ->
     lexicographically, so it ends. O(slots * slots_per_gpu) a swap.
     """
     first = first_placement(problem) if start is None else as_start(problem, start)
-    phy2log = first.phy2log.copy()
-    share = problem.load.values / np.maximum(first.replica_count, 1)
-    node = problem.node_of_gpu if problem.hierarchical else np.zeros(problem.num_gpus, dtype=np.intp)
-    limit, home = -1, np.zeros((0, 0, 0), dtype=np.int64)
-    if problem.max_moves is not None:
-        assert problem.reference is not None
-        limit, home = problem.max_moves, problem.reference.copies
     ceiling = np.zeros(problem.num_layers) if problem.max_makespan is None else problem.max_makespan
-
-    def work(stop: Stop) -> None:
-        _descend(phy2log, share, node, problem.allow_colocated, home, limit, ceiling, stop)
-
-    stoppable(work)
-    found = Placement(phy2log, problem.num_experts, problem.num_gpus)
+    found = stoppable(lambda stop: descent(problem, first, ceiling, stop))
     if problem.max_makespan is not None:
         try:
             problem.check(found)
@@ -68,72 +58,92 @@ def local_search(problem: PlacementProblem, *, start: Placement | Any = None) ->
     return found
 
 
+def descent(problem: PlacementProblem, start: Placement, target: NDArray[np.float64], stop: Flag) -> Placement:
+    """Swap the fullest GPU of every layer down to its target, or as far as swaps and ``max_moves`` allow.
+
+    Each step takes the swap (inside the node where there are nodes) that leaves the lighter pair and
+    keeps the limit; swapping an expert back home gives moves back.
+    """
+    slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
+    home, limit = slots, -1
+    if problem.max_moves is not None:
+        assert problem.reference is not None
+        home, limit = problem.reference.by_gpu, problem.max_moves
+        home = np.where(home < 0, problem.num_experts, home)
+    size = problem.load.values / np.maximum(start.replica_count, 1)
+    per_node = problem.num_gpus // (problem.num_nodes if problem.hierarchical else 1)
+    _descend(slots, size, home, target, limit, problem.allow_colocated, per_node, stop)
+    slots = np.where(slots == problem.num_experts, -1, slots).reshape(problem.num_layers, -1)
+    return Placement(slots, problem.num_experts, problem.num_gpus)
+
+
 @kernel
-def _descend(phy2log, share, node, colocated, home, max_moves, ceiling, stop):  # type: ignore[no-untyped-def]
-    """Improve every layer in place; ``max_moves`` -1 = unlimited."""
-    layers, slots = phy2log.shape
-    gpus = node.size
-    size = slots // gpus
-    experts = share.shape[1]
+def _descend(all_slots, all_size, all_home, target, max_moves, colocated, per_node, stop):  # type: ignore[no-untyped-def]
+    """Descend every layer in place; ``max_moves`` -1 = unlimited, the expert behind the last one is an empty slot."""
+    layers, gpus, k = all_slots.shape
+    empty = all_size.shape[1]
+    limited = max_moves >= 0
+    load = np.empty(gpus)
+    size = np.zeros(empty + 1)
     for layer in range(layers):
-        copies = np.zeros((gpus, experts), dtype=np.int64)
-        weight = np.zeros(slots)
-        total = np.zeros(gpus)
-        for slot in range(slots):
-            expert = phy2log[layer, slot]
-            if expert >= 0:
-                weight[slot] = share[layer, expert]
-                copies[slot // size, expert] += 1
-                total[slot // size] += weight[slot]
-        moves = 0
-        if max_moves >= 0:
-            for gpu in range(gpus):
-                for expert in range(experts):
-                    moves += max(copies[gpu, expert] - home[layer, gpu, expert], 0)
+        slots, home = all_slots[layer], all_home[layer]
+        size[:empty] = all_size[layer]
+        sum_loads(slots, size, load)
+        left = max_moves
+        if limited:
+            for g in range(gpus):
+                left -= _moves(slots[g], home[g], empty)
         while not raised(stop):
-            full = np.argmax(total)
-            if total[full] <= ceiling[layer]:
+            f = np.argmax(load)
+            if load[f] <= target[layer]:
                 break
-            best, best_out, best_in, best_cost = total[full] * (1 - 1e-12), -1, -1, 0
-            for gpu in range(gpus):
-                if gpu == full or node[gpu] != node[full] or total[gpu] >= best:
+            best = load[f] * (1 - 1e-12)
+            partner = here = there = -1
+            spent = 0
+            for h in range(f // per_node * per_node, (f // per_node + 1) * per_node):
+                if (load[f] + load[h]) / 2 >= best:
                     continue
-                for out in range(full * size, (full + 1) * size):
-                    for into in range(gpu * size, (gpu + 1) * size):
-                        shift = weight[out] - weight[into]
-                        if shift <= 0 or max(total[full] - shift, total[gpu] + shift) >= best:
-                            continue
-                        a, b = phy2log[layer, out], phy2log[layer, into]
-                        if not colocated and (copies[gpu, a] > 0 or (b >= 0 and copies[full, b] > 0)):
+                for i in range(k):
+                    a = slots[f, i]
+                    for j in range(k):
+                        b = slots[h, j]
+                        give = size[a] - size[b]
+                        after = max(load[f] - give, load[h] + give)
+                        if give <= 0 or after >= best or not may_swap(slots, f, i, h, j, empty, colocated):
                             continue
                         cost = 0
-                        if max_moves >= 0:
-                            cost = _move_cost(copies, home[layer], a, full, gpu)
-                            if b >= 0:
-                                cost += _move_cost(copies, home[layer], b, gpu, full)
-                            if moves + cost > max_moves:
-                                continue
-                        best, best_out, best_in = max(total[full] - shift, total[gpu] + shift), out, into
-                        best_cost = cost
-            if best_out < 0:
+                        if limited:
+                            cost += int(_surplus(slots[h], home[h], a) >= 0) - int(_surplus(slots[f], home[f], a) > 0)
+                        if limited and b != empty:
+                            cost += int(_surplus(slots[f], home[f], b) >= 0) - int(_surplus(slots[h], home[h], b) > 0)
+                        if not limited or cost <= left:
+                            best, partner, here, there, spent = after, h, i, j, cost
+            if partner < 0:
                 break
-            gpu = best_in // size
-            a, b = phy2log[layer, best_out], phy2log[layer, best_in]
-            phy2log[layer, best_out], phy2log[layer, best_in] = b, a
-            weight[best_out], weight[best_in] = weight[best_in], weight[best_out]
-            copies[full, a] -= 1
-            copies[gpu, a] += 1
-            if b >= 0:
-                copies[gpu, b] -= 1
-                copies[full, b] += 1
-            moves += best_cost
-            total[full] = weight[full * size : (full + 1) * size].sum()
-            total[gpu] = weight[gpu * size : (gpu + 1) * size].sum()
+            left -= spent
+            slots[f, here], slots[partner, there] = slots[partner, there], slots[f, here]
+            load[f] = load[partner] = 0.0
+            for t in range(k):
+                load[f] += size[slots[f, t]]
+                load[partner] += size[slots[partner, t]]
 
 
 @kernel
-def _move_cost(copies, home, expert, source, target):  # type: ignore[no-untyped-def]
-    """Change in moves when one copy of ``expert`` goes from ``source`` to ``target``."""
-    arrives = 1 if copies[target, expert] >= home[target, expert] else 0
-    leaves = 1 if copies[source, expert] > home[source, expert] else 0
-    return arrives - leaves
+def _surplus(slots, home, expert):  # type: ignore[no-untyped-def]
+    """Copies of ``expert`` on a GPU beyond those it has at home there: if above 0, the last one is a move."""
+    surplus = 0
+    for other in slots:
+        surplus += int(other == expert)
+    for other in home:
+        surplus -= int(other == expert)
+    return surplus
+
+
+@kernel
+def _moves(slots, home, empty):  # type: ignore[no-untyped-def]
+    """Copies on a GPU that are not at home there."""
+    moves = 0
+    for t in range(slots.size):
+        if slots[t] != empty:
+            moves += int(_surplus(slots[: t + 1], home, slots[t]) > 0)
+    return moves

@@ -8,7 +8,7 @@ import numpy as np
 
 from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
-from moeopt._stop import Stop, raised, stoppable
+from moeopt._stop import Flag, raised, stoppable
 from moeopt.balancers._reasons import counts_no_moves
 from moeopt.balancers.contiguous import contiguous
 from moeopt.balancers.start import as_start, first_placement
@@ -55,7 +55,7 @@ def minimize_moves(problem: PlacementProblem, *, start: Placement | Any = None, 
     node = problem.node_of_gpu if problem.hierarchical else np.zeros(problem.num_gpus, dtype=np.intp)
     copies = first.copies.copy()
 
-    def work(stop: Stop) -> None:
+    def work(stop: Flag) -> None:
         _bring_home(phy2log, share, node, copies, home.copies, problem.allow_colocated, tolerance, stop)
 
     stoppable(work)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
-from moeopt._stop import Stop, never, raised, stoppable
+from moeopt._stop import Flag, never, raised, stoppable
 from moeopt.balancers.start import capped_counts
-from moeopt.methods import refuses
+from moeopt.methods import made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -21,18 +23,7 @@ _STEP = 1e-4
 """How far below the best makespan so far the annealing aims next, relative."""
 
 
-def not_pairs(problem: PlacementProblem) -> str:
-    """Why ``problem`` is not about pairs of slots and nothing else; empty if it is."""
-    if problem.slots_per_gpu != 2:
-        return f"needs two slots per GPU, got slots_per_gpu={problem.slots_per_gpu}"
-    if problem.hierarchical:
-        return f"knows no nodes, got num_nodes={problem.num_nodes}"
-    if problem.max_moves is not None or problem.max_makespan is not None:
-        return "counts no moves: leave max_moves and max_makespan out"
-    return ""
-
-
-@refuses(not_pairs)
+@refuses(partial(made_for, slots_per_gpu=2))
 def pairing(problem: PlacementProblem, *, steps: int = 200_000, seed: int = 0) -> Placement:
     """Near-optimal placement for two slots per GPU, by annealing on the replica counts.
 
@@ -63,13 +54,13 @@ def pairing(problem: PlacementProblem, *, steps: int = 200_000, seed: int = 0) -
     """
     steps, seed = arguments.integer("steps", steps, 1), arguments.seed(seed)
 
-    def work(stop: Stop) -> list[Counts]:
+    def work(stop: Flag) -> list[Counts]:
         return [anneal_layer(problem, layer, 0.0, steps, seed, stop) for layer in range(problem.num_layers)]
 
     return Placement(np.array(stoppable(work)), problem.num_experts, problem.num_gpus)
 
 
-def anneal_layer(problem: PlacementProblem, layer: int, target: float, steps: int, seed: int, stop: Stop) -> Counts:
+def anneal_layer(problem: PlacementProblem, layer: int, target: float, steps: int, seed: int, stop: Flag) -> Counts:
     """Slots ``[slots]`` of one layer: EPLB's counts, annealed down to ``target`` or for as long as that helps."""
     load = problem.load.values[layer].astype(float)
     counts = anneal(load, greedy_counts(load, problem), problem, target, steps, seed, stop=stop)
@@ -89,7 +80,7 @@ def anneal(
     steps: int,
     seed: int,
     patience: int = 3,
-    stop: Stop | None = None,
+    stop: Flag | None = None,
 ) -> Counts:
     """Lower the makespan of ``counts`` (``[experts]``) bit by bit.
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
-from moeopt._stop import Stop, never, raised
+from moeopt._stop import Flag, never, raised
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def pack_triples(
     cooling: int = 150_000,
     steps: int = 500_000,
     seed: int = 0,
-    stop: Stop | None = None,
+    stop: Flag | None = None,
 ) -> NDArray[np.int64] | None:
     """Partition replicas into triples of total size at most 1, or give up.
 

@@ -93,5 +93,5 @@ def test_other_seeds_and_more_steps_are_used():
 
 
 def test_pairs_only():
-    with pytest.raises(UnsupportedError, match="slots_per_gpu=3"):
+    with pytest.raises(UnsupportedError, match="needs slots_per_gpu=2, got 3"):
         pairing(PlacementProblem([3, 2, 1], 1))

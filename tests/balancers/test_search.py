@@ -152,7 +152,7 @@ SHAPES = {"two slots": (96, 192), "three slots": (50, 150), "four slots": (40, 1
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_deadline_cuts_the_fixed_stages_off_and_keeps_the_best(shape):
-    problem = PlacementProblem(loads(13, layers=2, experts=128), *shape)
+    problem = PlacementProblem(loads(13, layers=1, experts=128), *shape)
     start, whole = eplb(problem), search(problem)
     assert quick_search(problem) == whole
     assert quick_search(problem, deadline=time.perf_counter() + 1e6) == whole

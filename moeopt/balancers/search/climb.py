@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt._stop import Stop, side_by_side
+from moeopt._stop import Flag, side_by_side
 from moeopt.balancers.pairing import anneal_layer
 from moeopt.balancers.search.levels import level_rows
 from moeopt.balancers.search.stages import LEVEL, PAIRS, Stage, improve, stages
@@ -43,8 +43,8 @@ def climb(
     makespan = _makespan(slots, weight)
     threads = 2 if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1 else 1
 
-    def share(first: int) -> Callable[[Stop], None]:
-        def work(stop: Stop) -> None:
+    def share(first: int) -> Callable[[Flag], None]:
+        def work(stop: Flag) -> None:
             rows = np.arange(first, problem.num_layers, threads)
             for number, stage in stages(problem, rounds):
                 rows = rows[makespan[rows] > goal[rows]]
@@ -72,7 +72,7 @@ def _run(
     number: int,
     stage: Stage,
     seed: int,
-    stop: Stop,
+    stop: Flag,
 ) -> None:
     """One stage on some layers: improves ``slots [rows, gpus, k]`` and ``makespan [rows]`` in place."""
     if stage.kind == PAIRS:
@@ -93,7 +93,7 @@ def _anneal(
     makespan: Floats,
     number: int,
     seed: int,
-    stop: Stop,
+    stop: Flag,
 ) -> None:
     for i, layer in enumerate(rows):
         if stop[0]:

@@ -5,7 +5,7 @@ import numpy as np
 from moeopt._kernel import kernel
 from moeopt._random import below
 from moeopt._stop import raised
-from moeopt.balancers.search.swaps import descend, holds, sum_loads
+from moeopt.balancers.swaps import descend, holds, sum_loads
 
 
 @kernel

@@ -5,7 +5,7 @@ import numpy as np
 from moeopt._kernel import kernel
 from moeopt._random import below
 from moeopt._stop import raised
-from moeopt.balancers.search.swaps import distinct, holds
+from moeopt.balancers.swaps import distinct, holds
 
 _MOST_GPUS = 6
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state
-from moeopt._stop import Stop, raised
+from moeopt._stop import Flag, raised
 from moeopt.balancers.search.deals import construct, repack
-from moeopt.balancers.search.swaps import distinct, sum_loads
+from moeopt.balancers.swaps import distinct, sum_loads
 
 _CAPS = 4
 """Caps that one levelling of a layer tries."""
@@ -52,7 +52,7 @@ def level_rows(
     seed: int,
     colocated: bool,
     makespan: NDArray[np.float64],
-    stop: Stop,
+    stop: Flag,
 ) -> None:
     """Level every row of ``slots [rows, gpus, k]`` above its target; never leaves one worse."""
     for row in np.flatnonzero(makespan > target):

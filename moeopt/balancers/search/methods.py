@@ -13,8 +13,8 @@ from moeopt import _arguments as arguments
 from moeopt._arrays import to_numpy
 from moeopt._stop import stoppable
 from moeopt.balancers._reasons import broken_reference
+from moeopt.balancers.local_search import descent
 from moeopt.balancers.search.climb import climb, near_bound
-from moeopt.balancers.search.limited import limited_descent
 from moeopt.balancers.search.nodes import better, climb_nodes, regrouped
 from moeopt.balancers.start import as_start, first_placement
 from moeopt.errors import InputError
@@ -122,7 +122,7 @@ def _improved(
     goal = _target(problem, target)
     first = first_placement(problem) if start is None else as_start(problem, start)
     if problem.max_moves is not None:
-        return stoppable(lambda stop: limited_descent(problem, first, goal, stop), deadline)
+        return stoppable(lambda stop: descent(problem, first, goal, stop), deadline)
     if not problem.hierarchical:
         return climb(problem, first, goal, seed, deadline, rounds)
     found = climb_nodes(problem, first, goal, seed, deadline, 1)

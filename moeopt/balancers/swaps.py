@@ -1,4 +1,4 @@
-"""Swaps on one row of ``search``: ``slots [gpus, k]`` of experts whose copies weigh ``size``.
+"""Swaps on one row of a placement: ``slots [gpus, k]`` of experts whose copies weigh ``size``.
 
 An empty slot holds the expert behind the last one, of size 0. All loads are float64 sums that are
 recomputed wherever they decide what is kept.
