@@ -1,8 +1,9 @@
-"""Re-check bounds on moves from prices on copies: cheapest counts against the best contents of GPUs, in exact integers."""
+"""Re-check bounds on moves from prices on copies: what counts cost against what GPUs collect, in exact integers."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def _counts(layer: ExactLayer, certificate: dict[str, Any], ceiling: Fraction) -
     """Last counts of each expert's classes behind the highest count that is too low; all others are covered."""
     counts = _rows(certificate, "counts", layer.num_experts)
     for load, row in zip(layer.loads, counts, strict=True):
-        if len(row) < 2 or row[0] < 0 or any(a >= b for a, b in zip(row[:-1], row[1:], strict=True)):
+        if len(row) < 2 or row[0] < 0 or any(a >= b for a, b in pairwise(row)):
             raise Rejected("'counts' must rise from 0 or more, expert by expert")
         if row[0] > 0 and load <= row[0] * ceiling:
             raise Rejected(f"an expert may have {row[0]} copies, which 'counts' leave out")
