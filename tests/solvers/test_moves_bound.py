@@ -43,7 +43,7 @@ def check_instance(problem, rng):
     posed = replace(problem, max_makespan=ceiling)
     limit = Fraction(ceiling) * (1 + Fraction(1, 10**9))
     truth = min((moves for makespan, moves in found if makespan <= limit), default=None)
-    bound = moves_bound(posed, time_limit=0.3)
+    bound = moves_bound(posed, time_limit=0.2)
     value, certificate = bound.value[0], bound.certificate[0]
     if np.isnan(value):
         assert certificate is None
@@ -60,9 +60,9 @@ def check_instance(problem, rng):
 def test_no_price_proves_more_moves_than_a_placement_has(kind):
     rng = np.random.default_rng(len(kind))
     shapes, rules = KINDS[kind]
-    gaps = [check_instance(random_problem(rng, shapes, **rules), rng) for _ in range(40)]
+    gaps = [check_instance(random_problem(rng, shapes, **rules), rng) for _ in range(30)]
     known = [gap for gap in gaps if gap is not None]
-    assert len(known) > 20
+    assert len(known) > 15
     assert np.mean([gap == 0 for gap in known]) > 0.6
 
 
