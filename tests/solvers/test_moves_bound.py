@@ -12,7 +12,8 @@ from moeopt.bounds.moves import arrivals_needed
 from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import Rejected, exact_layer
 from solvers.moves_bound import moves_bound
-from tests.moves_oracle import REPLICATED, SHAPES, outcomes, random_problem
+from tests.moves_oracle import REPLICATED, SHAPES, random_problem
+from tests.oracles import outcomes
 
 NODES = {"num_nodes": 2, "num_groups": 2}
 
