@@ -139,7 +139,7 @@ def test_no_load_and_no_ceiling_are_no_bound():
     with pytest.raises(InputError, match="reference and max_makespan"):
         moves_bound(PlacementProblem([[1, 2]], 2))
     large = PlacementProblem([[1] * 130], 2, reference=[list(range(130))], max_makespan=70.0)
-    with pytest.raises(UnsupportedError, match="at most 64 slots per GPU, not 65"):
+    with pytest.raises(UnsupportedError, match="at most 32 slots per GPU, not 65"):
         moves_bound(large)
 
 
