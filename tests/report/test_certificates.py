@@ -17,7 +17,9 @@ from solvers import solve
 def done():
     rng = np.random.default_rng(2)
     problem = PlacementProblem(rng.integers(1, 1000, (3, 16)), num_gpus=4, num_slots=20, allow_empty_slots=True)
-    return study(problem, {"contiguous": contiguous, "eplb": eplb, "search": search}, {"solve": solve}, Effort(1, time_limit=1.0))
+    return study(
+        problem, {"contiguous": contiguous, "eplb": eplb, "search": search}, {"solve": solve}, Effort(1, time_limit=1.0)
+    )
 
 
 def test_a_true_study_is_accepted_and_every_placement_and_bound_counted(done):
