@@ -84,7 +84,7 @@ def test_a_report_from_the_cluster_has_the_same_numbers_and_says_where_they_come
 def test_an_address_where_nobody_answers_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("moeopt.cluster.PATIENCE", 0.5)
     with (
-        pytest.raises(InputError, match="cluster=tcp://127.0.0.1:9: no scheduler answers"),
+        pytest.raises(InputError, match=r"cluster=tcp://127\.0\.0\.1:9: no scheduler answers"),
         connected("tcp://127.0.0.1:9"),
     ):
         pass

@@ -5,6 +5,7 @@ from moeopt.balancers import contiguous, eplb, local_search
 from moeopt.bounds import Bound, mean_load
 from moeopt.errors import ContradictionError, NoPlacementError, UnsupportedError
 from moeopt.methods import refuses
+from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.study import Effort, study
 from moeopt.solution import Solution, SolveStatus, Stop
@@ -174,9 +175,14 @@ def test_hierarchical_bounds_are_at_least_the_global_ones_and_the_price_is_their
 
 
 def test_what_is_proven_without_groups_is_handed_to_the_exact_methods_with_groups():
-    alike = np.tile(np.random.default_rng(1).integers(1, 100, (3, 4)), 4)  # so that groups raise no bound
+    alike = np.tile([1, 2, 3, 94], (3, 4))  # so that groups raise no bound
     hierarchical = PlacementProblem(alike, 4, 16, num_nodes=2, num_groups=4, allow_empty_slots=True)
     hints = []
+
+    def poor(problem):
+        """Leave room between placement and bound: two groups share two GPUs, light experts on one of them."""
+        rows = np.tile([0, 1, 2, 4, 3, 5, 6, 7, 8, 9, 10, 12, 11, 13, 14, 15], (3, 1))
+        return Placement(rows, problem.num_experts, problem.num_gpus)
 
     def prover(problem, *, hint, **options):
         """Proves a little more without groups, and nothing with them."""
@@ -184,7 +190,7 @@ def test_what_is_proven_without_groups_is_handed_to_the_exact_methods_with_group
         proven = None if problem.hierarchical else Bound(hint.bound.value * (1 + 1e-7), ("prover",) * len(hint))
         return Solution(problem, hint.placement, proven)
 
-    done = study(hierarchical, HEURISTICS, {"prover": prover}, ONCE)
+    done = study(hierarchical, {"poor": poor}, {"prover": prover}, ONCE)
     assert "prover" in done.without_groups.known.bound.source
     assert np.array_equal(hints[-1].bound.value, done.without_groups.known.bound.value)
     assert hints[-1].bound.source == done.without_groups.known.bound.source

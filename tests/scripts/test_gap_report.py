@@ -258,7 +258,7 @@ def test_traces_of_one_name_get_distinct_names(script, tmp_path, trace):
         (["--jobs", "0"], "--jobs must be >= 1"),
         (["--repeats", "0"], "--repeats must be >= 1"),
         (["--seed", "-1"], "--seed must be >= 0"),
-        (["--seed", "99999999999999"], "--seed must be below"),
+        (["--seed", "99999999999999"], "--seed must be <= 2147483647"),
         (["--nodes", "2"], "--nodes and --groups belong together"),
         (["--groups", "2"], "--nodes and --groups belong together"),
         (["--nodes", "1", "--groups", "1"], "--nodes must be >= 2"),
