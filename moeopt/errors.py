@@ -23,3 +23,7 @@ class VerificationError(MoeoptError):
 
 class UnsupportedError(InputError):
     """A method cannot take this problem; the message is the reason a report shows."""
+
+
+class NoPlacementError(MoeoptError):
+    """A method found no placement that keeps the problem's limits; names the layers."""
