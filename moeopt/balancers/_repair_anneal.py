@@ -19,6 +19,7 @@ from moeopt.balancers._repair_kernels import (
 )
 from moeopt.balancers._search_kernels import below
 
+
 @kernel
 def draw(state):  # type: ignore[no-untyped-def]
     """Next pseudo-random number in [0, 1)."""
@@ -81,7 +82,10 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
                 continue
             give = size[a] - size[b]
             change = (
-                over(load[f] - give, ceiling) + over(load[h] + give, ceiling) - over(load[f], ceiling) - over(load[h], ceiling)
+                over(load[f] - give, ceiling)
+                + over(load[h] + give, ceiling)
+                - over(load[f], ceiling)
+                - over(load[h], ceiling)
             )
             cost = 0
             if a < empty:

@@ -6,85 +6,111 @@ from moeopt._kernel import kernel
 from moeopt.balancers._repair_kernels import (
     FREE,
     TINY,
-    arrival,
     count_moves,
-    departure,
     excess,
     exchange,
     may_enter,
     over,
     recount_loads,
     replace,
-    replacement,
     spread,
+    taken_over,
 )
 
-
-@kernel
-def worth(removed, cost):  # type: ignore[no-untyped-def]
-    """Excess removed per move."""
-    return removed / cost if cost > 0 else removed / FREE * (1 - cost)
+_LEAST_COST = -2
 
 
 @kernel
-def best_swap(row, f, ceiling, colocated, least):  # type: ignore[no-untyped-def]
+def rates():  # type: ignore[no-untyped-def]
+    """What a unit of excess removed is worth at -2 to 2 moves; -2 comes first."""
+    table = np.empty(5)
+    for cost in range(_LEAST_COST, 3):
+        table[cost - _LEAST_COST] = 1 / cost if cost > 0 else (1 - cost) / FREE
+    return table
+
+
+@kernel
+def best_swap(row, f, ceiling, colocated, rate, least):  # type: ignore[no-untyped-def]
     """The most valuable swap of GPU ``f`` with another one, if above ``least``: value, two slots, moves."""
-    gpus = row.load.size
-    k = row.held.size // gpus
-    top, here, there, spent = least, -1, -1, 0
-    before = over(row.load[f], ceiling)
+    held, size, here, home, load = row.held, row.size, row.here, row.home, row.load
+    gpus = load.size
+    k = held.size // gpus
+    empty = size.size - 1
+    top, i_top, j_top, spent = least, -1, -1, 0
+    excess_f = load[f] - ceiling
+    sizes = np.empty(k)
+    costs = np.empty(k, np.int64)
+    most = rate[0]
     for h in range(gpus):
         if h == f:
             continue
-        now = before + over(row.load[h], ceiling)
-        room = ceiling - row.load[h]
+        room = ceiling - load[h]
+        before = excess_f + max(-room, 0.0)
+        for t in range(k):
+            b = held[h * k + t]
+            sizes[t] = size[b]
+            costs[t] = 2
+            if b < empty:
+                costs[t] += int(here[f, b] >= home[f, b]) - int(here[h, b] > home[h, b])
         for i in range(f * k, (f + 1) * k):
-            a = row.held[i]
-            gone = departure(row, a, f)
-            fresh = arrival(row, a, h)
-            for j in range(h * k, (h + 1) * k):
-                b = row.held[j]
-                give = row.size[a] - row.size[b]
+            a = held[i]
+            if a == empty:
+                continue
+            own = size[a]
+            cost_a = int(here[h, a] >= home[h, a]) - int(here[f, a] > home[f, a])
+            for t in range(k):
+                give = own - sizes[t]
                 if give <= 0.0:
                     continue
-                removed = now - over(row.load[f] - give, ceiling) - max(give - room, 0.0)
-                if removed * (2 / FREE) <= top:
+                removed = before - max(excess_f - give, 0.0) - max(give - room, 0.0)
+                if removed * most <= top:
                     continue
-                cost = fresh - gone + arrival(row, b, f) - departure(row, b, h)
-                value = worth(removed, cost)
-                if value > top and may_enter(row, a, h, colocated) and may_enter(row, b, f, colocated):
-                    top, here, there, spent = value, i, j, cost
-    return top, here, there, spent
+                value = removed * rate[cost_a + costs[t]]
+                if value > top:
+                    j = h * k + t
+                    if colocated or (may_enter(row, a, h, False) and may_enter(row, held[j], f, False)):
+                        top, i_top, j_top, spent = value, i, j, cost_a + costs[t] - 2
+    return top, i_top, j_top, spent
 
 
 @kernel
-def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, least):  # type: ignore[no-untyped-def]
-    """The most valuable replacement that relieves GPU ``f``, if above ``least``: value, slot, expert, moves."""
-    slots = row.held.size
-    k = slots // row.load.size
-    empty = row.size.size - 1
+def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, least):  # type: ignore[no-untyped-def]
+    """The most valuable replacement that relieves GPU ``f``, if above ``least``: value, slot, expert, moves.
+
+    Either a slot of ``f`` takes any expert, or an expert of ``f`` takes a slot elsewhere.
+    """
+    held, size, here, home, load = row.held, row.size, row.here, row.home, row.load
+    weight, count = row.weight, row.count
+    slots = held.size
+    k = slots // load.size
+    empty = size.size - 1
     top, where, what, spent = least, -1, -1, 0
     for slot in range(slots):
-        a = row.held[slot]
-        if a < empty and row.count[a] < 2:
+        a = held[slot]
+        if count[a] < 2 and a < empty:
             continue
         gpu = slot // k
-        gone = departure(row, a, gpu)
-        if gpu == f:
-            for b in range(empty + gaps):
-                if b != a and may_enter(row, b, gpu, colocated):
-                    cost = arrival(row, b, gpu) - gone
-                    value = worth(-replacement(row, slot, b, rises[a], falls[b], ceiling), cost)
-                    if value > top:
-                        top, where, what, spent = value, slot, b, cost
-        else:
-            for own in range(f * k, (f + 1) * k):
-                b = row.held[own]
-                if b != a and b < empty and may_enter(row, b, gpu, colocated):
-                    cost = arrival(row, b, gpu) - gone
-                    value = worth(-replacement(row, slot, b, rises[a], falls[b], ceiling), cost)
-                    if value > top:
-                        top, where, what, spent = value, slot, b, cost
+        grown, gone, n_a = 0.0, 0, 0
+        if a < empty:
+            grown = weight[a] / (count[a] - 1)
+            n_a = here[gpu, a]
+            gone = int(n_a > home[gpu, a])
+        own = gpu == f
+        for t in range(empty + gaps if own else k):
+            b = t if own else held[f * k + t]
+            if b == a or (b == empty and not own):
+                continue
+            shrunk, cost, n_b = 0.0, 2 - gone, 0
+            if b < empty:
+                shrunk = weight[b] / (count[b] + 1)
+                n_b = here[gpu, b]
+                cost += int(n_b >= home[gpu, b])
+                if n_b > 0 and not colocated:
+                    continue
+            change = rises[a] + falls[b] + taken_over(load[gpu], ceiling, size[a], grown, n_a, size[b], shrunk, n_b)
+            value = -change * rate[cost]
+            if value > top:
+                top, where, what, spent = value, slot, b, cost - 2
     return top, where, what, spent
 
 
@@ -93,18 +119,19 @@ def spreads(row, ceiling, rises, falls):  # type: ignore[no-untyped-def]
     """``spread`` of every expert for a copy less and a copy more."""
     for expert in range(row.size.size - 1):
         falls[expert] = spread(row, expert, 1, ceiling)
-        rises[expert] = spread(row, expert, -1, ceiling) if row.count[expert] > 1 else np.inf
+        if row.count[expert] > 1:
+            rises[expert] = spread(row, expert, -1, ceiling)
 
 
 @kernel
-def descend(row, ceiling, limit, colocated, gaps, broad):  # type: ignore[no-untyped-def]
+def descend(row, ceiling, limit, colocated, gaps, breadth):  # type: ignore[no-untyped-def]
     """Take the most valuable move until nothing exceeds the ceiling, ``limit`` moves are made or nothing helps.
 
-    ``broad``: among all GPUs above the ceiling, not just the fullest one that any move relieves.
+    The candidates are those that relieve one of the ``breadth`` fullest GPUs, or the next one if there are none.
     """
-    gpus = row.load.size
     rises = np.zeros(row.size.size)
     falls = np.zeros(row.size.size)
+    rate = rates()
     moves = count_moves(row)
     total = excess(row, ceiling)
     for _ in range(8 * row.held.size):
@@ -115,16 +142,16 @@ def descend(row, ceiling, limit, colocated, gaps, broad):  # type: ignore[no-unt
         slot = other = -1
         cost = 0
         swaps = False
-        for f in np.argsort(-row.load):
+        for rank, f in enumerate(np.argsort(-row.load)):
             if row.load[f] <= ceiling:
                 break
-            value, i, j, spent = best_swap(row, f, ceiling, colocated, top)
+            value, i, j, spent = best_swap(row, f, ceiling, colocated, rate, top)
             if i >= 0:
                 top, slot, other, cost, swaps = value, i, j, spent, True
-            value, i, j, spent = best_replacement(row, f, ceiling, colocated, gaps, rises, falls, top)
+            value, i, j, spent = best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, top)
             if i >= 0:
                 top, slot, other, cost, swaps = value, i, j, spent, False
-            if slot >= 0 and not broad:
+            if slot >= 0 and rank + 1 >= breadth:
                 break
         if slot < 0 or moves + cost > limit:
             break

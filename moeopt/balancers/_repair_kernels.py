@@ -140,11 +140,15 @@ def excess(row, ceiling):  # type: ignore[no-untyped-def]
 @kernel
 def count_moves(row):  # type: ignore[no-untyped-def]
     """Copies on GPUs that did not hold them."""
-    total = 0
-    for gpu in range(row.load.size):
-        for expert in range(row.size.size - 1):
-            total += max(row.here[gpu, expert] - row.home[gpu, expert], 0)
-    return total
+    held, here, home = row.held, row.here, row.home
+    k = held.size // row.load.size
+    total = 0.0
+    for slot in range(held.size):
+        expert = held[slot]
+        if expert < row.size.size - 1:
+            n = here[slot // k, expert]
+            total += max(n - home[slot // k, expert], 0) / n
+    return np.int64(np.rint(total))
 
 
 @kernel
@@ -223,36 +227,47 @@ def spread(row, expert, change, ceiling):  # type: ignore[no-untyped-def]
     """How the excess of all holders changes when ``expert`` gets ``change`` copies more."""
     if expert == row.size.size - 1:
         return 0.0
-    k = row.held.size // row.load.size
+    load, here, after = row.load, row.here, row.after
+    k = row.held.size // load.size
     rise = row.weight[expert] / (row.count[expert] + change) - row.size[expert]
     total = 0.0
     slot = row.first[expert]
     while slot >= 0:
         gpu = slot // k
-        n = row.here[gpu, expert]
-        total += (over(row.load[gpu] + n * rise, ceiling) - over(row.load[gpu], ceiling)) / n
-        slot = row.after[slot]
+        n = here[gpu, expert]
+        total += (over(load[gpu] + n * rise, ceiling) - over(load[gpu], ceiling)) / n
+        slot = after[slot]
     return total
 
 
 @kernel
+def taken_over(load, ceiling, size_a, grown_a, n_a, size_b, shrunk_b, n_b):  # type: ignore[no-untyped-def]
+    """How the excess of the GPU changes on which ``b`` takes the place of ``a``, beyond what ``spread`` says of it."""
+    up = n_a * (grown_a - size_a)
+    down = n_b * (shrunk_b - size_b)
+    change = over(load - size_a + (n_a - 1) * (grown_a - size_a) + down + shrunk_b, ceiling)
+    if n_a > 0:
+        change -= over(load + up, ceiling) - over(load, ceiling)
+    if n_b > 0:
+        change -= over(load + down, ceiling) - over(load, ceiling)
+    return change - over(load, ceiling)
+
+
+@kernel
 def replacement(row, slot, b, rises, falls, ceiling):  # type: ignore[no-untyped-def]
-    """How the excess changes when ``b`` takes ``slot``, given ``spread`` of both; never above that if they share GPUs."""
-    k = row.held.size // row.load.size
+    """How the excess changes when ``b`` takes ``slot``, given ``spread`` of both; never less than the truth.
+
+    The truth is lower where both experts share a third GPU, since the excess is convex.
+    """
     empty = row.size.size - 1
+    gpu = slot // (row.held.size // row.load.size)
     a = row.held[slot]
-    gpu = slot // k
-    load = row.load[gpu]
-    total = rises + falls
-    after = load - row.size[a]
+    grown = shrunk = 0.0
+    n_a = n_b = 0
     if a < empty:
-        n = row.here[gpu, a]
-        rise = row.weight[a] / (row.count[a] - 1) - row.size[a]
-        total -= over(load + n * rise, ceiling) - over(load, ceiling)
-        after += (n - 1) * rise
+        grown = row.weight[a] / (row.count[a] - 1)
+        n_a = row.here[gpu, a]
     if b < empty:
-        n = row.here[gpu, b]
-        size = row.weight[b] / (row.count[b] + 1)
-        total -= over(load + n * (size - row.size[b]), ceiling) - over(load, ceiling)
-        after += n * (size - row.size[b]) + size
-    return total + over(after, ceiling) - over(load, ceiling)
+        shrunk = row.weight[b] / (row.count[b] + 1)
+        n_b = row.here[gpu, b]
+    return rises + falls + taken_over(row.load[gpu], ceiling, row.size[a], grown, n_a, row.size[b], shrunk, n_b)

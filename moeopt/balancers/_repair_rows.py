@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt.balancers._repair_anneal import anneal
 from moeopt.balancers._repair_cycles import go_home
 from moeopt.balancers._repair_greedy import descend
 from moeopt.balancers._repair_kernels import count_moves, enter, excess, new_row, recount_loads
@@ -19,16 +22,28 @@ from moeopt.problem import PlacementProblem
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LEVELS = 3
-"""A cycle visits at most one GPU more than this."""
+NO_LIMIT = 2**40
+"""More moves than any row has."""
+
+_LEVELS = 4
+"""A home cycle visits at most one GPU more than this; longer ones save little."""
+
+_BREADTH = 3
+"""The greedy looks at what relieves this many of the fullest GPUs."""
 
 _PARALLEL_SLOTS = 4096
 """Slots in all rows together from which a second thread pays for itself."""
 
+_CHUNK = 20_000
+"""Steps of an annealing between two looks at the clock: a few milliseconds."""
+
+_HOT, _COLD, _PRICE = 0.02, 0.001, 0.5
+"""Temperatures of an annealing, and what it pays for a move too many, in loads of a mean copy."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Layers as flat problems: ``weight [rows, experts]``, ``reference`` and ``held`` ``[rows, slots]``.
+    """Layers as flat problems: ``weight [rows, experts]``, ``reference [rows, reference slots]``.
 
     Experts are numbered within their row; the number behind the last one is an empty slot, or in a
     reference an expert of another node. ``member [rows, experts]`` has their numbers in the layer.
@@ -49,39 +64,42 @@ class Rows:
         """GPUs of a row."""
         return self.problem.num_gpus // self.per_layer
 
-    def local(self, placement: Placement) -> Ints:
-        """``[rows, slots]`` of a placement in the rows' own numbers."""
-        rows, experts = self.member.shape
-        number = np.full((rows, self.problem.num_experts + 1), experts)  # the last column serves empty slots
-        np.put_along_axis(number, self.member, np.arange(experts)[None, :], axis=1)
-        return np.take_along_axis(number, placement.phy2log.reshape(rows, -1), axis=1)
-
     def placement(self, held: Ints) -> Placement:
-        """The placement that ``held`` describes."""
-        rows, experts = self.member.shape
-        number = np.concatenate([self.member, np.full((rows, 1), -1)], axis=1)
+        """The placement that ``held [rows, slots]`` describes."""
+        number = np.concatenate([self.member, np.full((len(self.member), 1), -1)], axis=1)
         slots = np.take_along_axis(number, held, axis=1).reshape(self.problem.num_layers, -1)
         return Placement(slots, self.problem.num_experts, self.problem.num_gpus)
+
+    def held(self, placement: Placement) -> Ints:
+        """``[rows, slots]`` of a placement in the rows' own numbers."""
+        return _own_numbers(self.member, placement)
 
 
 def rows_of(problem: PlacementProblem, hosts: Placement) -> Rows:
     """Rows of ``problem``, every group where ``hosts`` has it."""
     assert problem.reference is not None
     nodes = problem.num_nodes if problem.hierarchical else 1
-    order = np.broadcast_to(np.arange(problem.num_experts), (problem.num_layers, problem.num_experts))
+    order: Any = np.broadcast_to(np.arange(problem.num_experts), (problem.num_layers, problem.num_experts))
     if nodes > 1:
         per_node = hosts.copies.reshape(problem.num_layers, nodes, -1, problem.num_experts).sum(axis=2)
         order = np.argsort(per_node.argmax(axis=1), axis=1, kind="stable")
     member = order.reshape(problem.num_layers * nodes, -1)
     loads: Any = np.take_along_axis(problem.load.values, order, axis=1)
-    rows = Rows(problem, member, loads.reshape(member.shape).astype(float), np.empty((0, 0), np.int64))
-    return Rows(problem, member, rows.weight, rows.local(problem.reference))
+    weight = loads.reshape(member.shape).astype(float)
+    return Rows(problem, member, weight, _own_numbers(member, problem.reference))
+
+
+def _own_numbers(member: Ints, placement: Placement) -> Ints:
+    rows, experts = member.shape
+    number = np.full((rows, placement.num_experts + 1), experts)  # the last column serves empty slots
+    np.put_along_axis(number, member, np.arange(experts)[None, :], axis=1)
+    return np.take_along_axis(number, placement.phy2log.reshape(rows, -1), axis=1)
 
 
 def repair_rows(
-    rows: Rows, start: Ints, ceiling: Floats, limit: int | None = None, *, forwards: bool = True
+    rows: Rows, start: Ints, ceiling: Floats, *, limit: int = NO_LIMIT, forwards: bool = True
 ) -> tuple[Ints, Ints]:
-    """Bring every row under its ceiling with few moves, or only its copies home where it is already.
+    """Bring every row under its ceiling with few moves, then copies home.
 
     Parameters
     ----------
@@ -99,46 +117,82 @@ def repair_rows(
     held, moves
         ``[rows, slots]`` and ``[rows]``.
     """
-    held = start.copy()
-    moves = np.empty(len(held), np.int64)
-    most = np.int64(2**40 if limit is None else limit)
-    switches = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots), forwards
+    held, moves = start.copy(), np.empty(len(start), np.int64)
+    breadth = np.int64(_BREADTH if forwards else 0)
+    rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
 
     def run(part: slice) -> None:
+        data = rows.weight[part], rows.reference[part], ceiling[part]
         _repair(
-            held[part],
-            rows.weight[part],
-            rows.reference[part],
-            ceiling[part],
-            np.int64(rows.gpus),
-            most,
-            np.int64(LEVELS),
-            *switches,
-            moves[part],
+            held[part], *data, np.int64(rows.gpus), np.int64(limit), np.int64(_LEVELS), breadth, *rules, moves[part]
         )
 
-    in_threads(run, len(held), held.size)
+    _in_threads(run, held)
     return held, moves
 
 
-def in_threads(run: Any, rows: int, size: int) -> None:
+def anneal_rows(
+    rows: Rows, best: Ints, moves: Ints, ceiling: Floats, steps: int, seed: int, deadline: float | None
+) -> None:
+    """Look for placements under the ceiling with fewer than ``moves [rows]``; both arrays are updated.
+
+    Every row makes ``steps`` steps, unless the clock says ``deadline``.
+    """
+    now = best.copy()
+    state = np.full((len(best), 1), 0x9E3779B97F4A7C15 ^ (seed * 0x2545F4914F6CDD1D % 2**63), np.uint64)
+    rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
+    chunks = -(-steps // _CHUNK)
+    heat = _HOT * (_COLD / _HOT) ** (np.arange(chunks + 1) / chunks)
+
+    def run(part: slice) -> None:
+        for chunk in range(chunks):
+            for row in range(len(best))[part]:
+                if deadline is not None and time.perf_counter() >= deadline:
+                    return
+                one = slice(row, row + 1)
+                data = rows.weight[one], rows.reference[one], ceiling[one], np.int64(rows.gpus), *rules
+                cooling = float(heat[chunk]), float(heat[chunk + 1]), np.int64(min(steps, _CHUNK))
+                _anneal(now[one], *data, _PRICE, *cooling, np.int64(_LEVELS), state[one], best[one], moves[one])
+
+    _in_threads(run, best)
+
+
+def _in_threads(run: Callable[[slice], None], held: Ints) -> None:
     """Call ``run`` with slices that cover the rows, in two threads where that pays."""
-    threads = 2 if size >= _PARALLEL_SLOTS and rows > 1 else 1
+    threads = 2 if held.size >= _PARALLEL_SLOTS and len(held) > 1 else 1
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(run, [slice(first, None, threads) for first in range(threads)]))
 
 
 @kernel
-def _repair(held, weight, reference, ceiling, gpus, limit, levels, colocated, gaps, forwards, moves):  # type: ignore[no-untyped-def]
-    """Repair every row in place."""
+def _repair(held, weight, reference, ceiling, gpus, limit, levels, breadth, colocated, gaps, moves):  # type: ignore[no-untyped-def]
+    """Repair every row in place; ``breadth`` 0 = bring home only."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
-        moves[r] = count_moves(row)
-        if excess(row, ceiling[r]) > 0.0 and forwards:
-            moves[r] = descend(row, ceiling[r], limit, colocated, gaps, False)
-        recount_loads(row)
+        if breadth > 0:
+            descend(row, ceiling[r], limit, colocated, gaps, breadth)
+            recount_loads(row)
         if excess(row, ceiling[r]) <= 0.0:
             go_home(row, ceiling[r], levels, colocated)
-            moves[r] = count_moves(row)
+        moves[r] = count_moves(row)
         held[r] = row.held
+
+
+@kernel
+def _anneal(  # type: ignore[no-untyped-def]
+    now, weight, reference, ceiling, gpus, colocated, gaps, price, hot, cold, steps, levels, state, best, moves
+):
+    """Anneal every row from ``now``, where it is left; what improves on ``best`` goes home as far as it can."""
+    row = new_row(now.shape[1], gpus, weight.shape[1])
+    for r in range(now.shape[0]):
+        enter(row, now[r], weight[r], reference[r])
+        mean = weight[r].sum() / now.shape[1]
+        scale = price * mean, hot * mean, cold * mean
+        fewest = anneal(row, reference[r], ceiling[r], colocated, gaps, *scale, steps, state[r], best[r], moves[r])
+        now[r] = row.held
+        if fewest < moves[r]:
+            enter(row, best[r], weight[r], reference[r])
+            go_home(row, ceiling[r], levels, colocated)
+            moves[r] = count_moves(row)
+            best[r] = row.held
