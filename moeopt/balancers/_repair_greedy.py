@@ -3,6 +3,7 @@
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt.balancers._repair_cycles import cheapest_cycle, cycle_cost, new_paths, survey, turn
 from moeopt.balancers._repair_kernels import (
     FREE,
     TINY,
@@ -13,7 +14,6 @@ from moeopt.balancers._repair_kernels import (
     over,
     recount_loads,
     replace,
-    spread,
     taken_over,
 )
 
@@ -117,45 +117,75 @@ def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, least
 @kernel
 def spreads(row, ceiling, rises, falls):  # type: ignore[no-untyped-def]
     """``spread`` of every expert for a copy less and a copy more."""
-    for expert in range(row.size.size - 1):
-        falls[expert] = spread(row, expert, 1, ceiling)
-        if row.count[expert] > 1:
-            rises[expert] = spread(row, expert, -1, ceiling)
+    weight, size, count, first, after = row.weight, row.size, row.count, row.first, row.after
+    here, load = row.here, row.load
+    k = row.held.size // load.size
+    for expert in range(size.size - 1):
+        rise = weight[expert] / max(count[expert] - 1, 1) - size[expert]
+        fall = weight[expert] / (count[expert] + 1) - size[expert]
+        up = down = 0.0
+        slot = first[expert]
+        while slot >= 0:
+            gpu = slot // k
+            n = here[gpu, expert]
+            now = over(load[gpu], ceiling)
+            up += (over(load[gpu] + n * rise, ceiling) - now) / n
+            down += (over(load[gpu] + n * fall, ceiling) - now) / n
+            slot = after[slot]
+        rises[expert], falls[expert] = up, down
 
 
 @kernel
-def descend(row, ceiling, limit, colocated, gaps, breadth):  # type: ignore[no-untyped-def]
+def descend(row, ceiling, limit, colocated, gaps, breadth, levels):  # type: ignore[no-untyped-def]
     """Take the most valuable move until nothing exceeds the ceiling, ``limit`` moves are made or nothing helps.
 
-    The candidates are those that relieve one of the ``breadth`` fullest GPUs, or the next one if there are none.
+    The candidates are those that relieve one of the ``breadth`` fullest GPUs, or the next one if there are
+    none; of the fullest also cycles of up to ``levels`` + 1 GPUs, if ``levels`` > 0.
     """
+    slots = row.held.size
+    k = slots // row.load.size
     rises = np.zeros(row.size.size)
     falls = np.zeros(row.size.size)
     rate = rates()
+    paths = new_paths(slots, levels)
+    cycle, trial = np.empty(levels + 1, np.int64), np.empty(levels + 1, np.int64)
     moves = count_moves(row)
     total = excess(row, ceiling)
-    for _ in range(8 * row.held.size):
+    for _ in range(8 * slots):
         if total <= 0.0:
             break
         spreads(row, ceiling, rises, falls)
         top = TINY * ceiling
         slot = other = -1
-        cost = 0
-        swaps = False
-        for rank, f in enumerate(np.argsort(-row.load)):
+        cost = length = 0
+        falling = np.argsort(-row.load)
+        for rank, f in enumerate(falling):
             if row.load[f] <= ceiling:
                 break
             value, i, j, spent = best_swap(row, f, ceiling, colocated, rate, top)
             if i >= 0:
-                top, slot, other, cost, swaps = value, i, j, spent, True
+                top, slot, other, cost, length = value, i, j, spent, 2
             value, i, j, spent = best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, top)
             if i >= 0:
-                top, slot, other, cost, swaps = value, i, j, spent, False
+                top, slot, other, cost, length = value, i, j, spent, 0
             if slot >= 0 and rank + 1 >= breadth:
                 break
+        if levels > 0:
+            survey(row, ceiling, paths)
+            f = falling[0]
+            for root in range(f * k, (f + 1) * k):
+                least, n = cheapest_cycle(row, root, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
+                if n > 2:
+                    spent = cycle_cost(row, trial, n)
+                    removed = top * spent - least
+                    if spent > 0 and removed > top * spent:
+                        top, slot, cost, length = removed / spent, root, spent, n
+                        cycle[:] = trial
         if slot < 0 or moves + cost > limit:
             break
-        if swaps:
+        if length > 2:
+            turn(row, cycle, length)
+        elif length == 2:
             exchange(row, slot, other)
         else:
             replace(row, slot, other)

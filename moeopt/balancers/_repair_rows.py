@@ -15,7 +15,7 @@ from moeopt._kernel import kernel
 from moeopt.balancers._repair_anneal import anneal
 from moeopt.balancers._repair_cycles import go_home
 from moeopt.balancers._repair_greedy import descend
-from moeopt.balancers._repair_kernels import count_moves, enter, excess, new_row, recount_loads
+from moeopt.balancers._repair_kernels import count_moves, enter, new_row, recount_loads, settle
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -25,11 +25,8 @@ Ints = NDArray[np.int64]
 NO_LIMIT = 2**40
 """More moves than any row has."""
 
-_LEVELS = 4
-"""A home cycle visits at most one GPU more than this; longer ones save little."""
-
-_BREADTH = 3
-"""The greedy looks at what relieves this many of the fullest GPUs."""
+_GREEDY_LEVELS, _HOME_LEVELS = 3, 4
+"""Cycles visit at most one GPU more than this, before and after the ceiling is kept; longer ones save little."""
 
 _PARALLEL_SLOTS = 4096
 """Slots in all rows together from which a second thread pays for itself."""
@@ -118,13 +115,12 @@ def repair_rows(
         ``[rows, slots]`` and ``[rows]``.
     """
     held, moves = start.copy(), np.empty(len(start), np.int64)
-    breadth = np.int64(_BREADTH if forwards else 0)
     rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
 
     def run(part: slice) -> None:
         data = rows.weight[part], rows.reference[part], ceiling[part]
         _repair(
-            held[part], *data, np.int64(rows.gpus), np.int64(limit), np.int64(_LEVELS), breadth, *rules, moves[part]
+            held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part]
         )
 
     _in_threads(run, held)
@@ -152,7 +148,7 @@ def anneal_rows(
                 one = slice(row, row + 1)
                 data = rows.weight[one], rows.reference[one], ceiling[one], np.int64(rows.gpus), *rules
                 cooling = float(heat[chunk]), float(heat[chunk + 1]), np.int64(min(steps, _CHUNK))
-                _anneal(now[one], *data, _PRICE, *cooling, np.int64(_LEVELS), state[one], best[one], moves[one])
+                _anneal(now[one], *data, _PRICE, *cooling, state[one], best[one], moves[one])
 
     _in_threads(run, best)
 
@@ -165,23 +161,32 @@ def _in_threads(run: Callable[[slice], None], held: Ints) -> None:
 
 
 @kernel
-def _repair(held, weight, reference, ceiling, gpus, limit, levels, breadth, colocated, gaps, moves):  # type: ignore[no-untyped-def]
-    """Repair every row in place; ``breadth`` 0 = bring home only."""
+def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, gaps, moves):  # type: ignore[no-untyped-def]
+    """Repair every row in place, once with cycles and once without; or bring home only."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
+    best = np.empty(held.shape[1], np.int64)
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
-        if breadth > 0:
-            descend(row, ceiling[r], limit, colocated, gaps, breadth)
-            recount_loads(row)
-        if excess(row, ceiling[r]) <= 0.0:
-            go_home(row, ceiling[r], levels, colocated)
-        moves[r] = count_moves(row)
-        held[r] = row.held
+        fewest, least = 0, np.inf
+        for attempt in range(2 if forwards else 1):
+            if attempt > 0:
+                settle(row, held[r])
+            if forwards:
+                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, _GREEDY_LEVELS * (1 - attempt))
+            if recount_loads(row) <= ceiling[r]:
+                go_home(row, ceiling[r], _HOME_LEVELS, colocated)
+            found, most = count_moves(row), max(recount_loads(row), ceiling[r])
+            if most < least or (most == least and found < fewest):
+                fewest, least = found, most
+                best[:] = row.held
+            if found == 0:
+                break
+        held[r], moves[r] = best, fewest
 
 
 @kernel
 def _anneal(  # type: ignore[no-untyped-def]
-    now, weight, reference, ceiling, gpus, colocated, gaps, price, hot, cold, steps, levels, state, best, moves
+    now, weight, reference, ceiling, gpus, colocated, gaps, price, hot, cold, steps, state, best, moves
 ):
     """Anneal every row from ``now``, where it is left; what improves on ``best`` goes home as far as it can."""
     row = new_row(now.shape[1], gpus, weight.shape[1])
@@ -193,6 +198,6 @@ def _anneal(  # type: ignore[no-untyped-def]
         now[r] = row.held
         if fewest < moves[r]:
             enter(row, best[r], weight[r], reference[r])
-            go_home(row, ceiling[r], levels, colocated)
+            go_home(row, ceiling[r], _HOME_LEVELS, colocated)
             moves[r] = count_moves(row)
             best[r] = row.held
