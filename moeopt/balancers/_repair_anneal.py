@@ -14,7 +14,6 @@ from moeopt.balancers._repair_kernels import (
     recount_loads,
     replace,
     replacement,
-    settle,
     spread,
 )
 from moeopt.balancers._search_kernels import below

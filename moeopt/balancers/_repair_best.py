@@ -40,8 +40,8 @@ class Best:
         """Take what is better; ``placement`` has the given layers. Returns which layers improved."""
         part = self.problem[layers]
         assert part.reference is not None
-        makespan = metrics.makespan(metrics.gpu_load(part.load, placement))
-        moves = metrics.moves(part.reference, placement)
+        makespan: Floats = metrics.makespan(metrics.gpu_load(part.load, placement))
+        moves: Any = metrics.moves(part.reference, placement)
         if part.max_makespan is not None:
             reached = makespan <= part.max_makespan * (1 + metrics.FLOAT_SLACK)
             first, second = np.where(reached, moves, makespan), makespan

@@ -15,6 +15,7 @@ from moeopt.balancers._repair_kernels import (
     recount_loads,
     replace,
     taken_over,
+    together,
 )
 
 _LEAST_COST = -2
@@ -108,6 +109,10 @@ def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, least
                 if n_b > 0 and not colocated:
                     continue
             change = rises[a] + falls[b] + taken_over(load[gpu], ceiling, size[a], grown, n_a, size[b], shrunk, n_b)
+            if (rises[a] - change) * rate[cost] <= top:
+                continue
+            if rises[a] > 0.0:
+                change -= together(row, gpu, a, b, ceiling)
             value = -change * rate[cost]
             if value > top:
                 top, where, what, spent = value, slot, b, cost - 2

@@ -254,11 +254,31 @@ def taken_over(load, ceiling, size_a, grown_a, n_a, size_b, shrunk_b, n_b):  # t
 
 
 @kernel
-def replacement(row, slot, b, rises, falls, ceiling):  # type: ignore[no-untyped-def]
-    """How the excess changes when ``b`` takes ``slot``, given ``spread`` of both; never less than the truth.
+def together(row, gpu, a, b, ceiling):  # type: ignore[no-untyped-def]
+    """What two ``spread`` of ``a`` (a copy less) and ``b`` (a copy more) overstate on other GPUs that hold both."""
+    empty = row.size.size - 1
+    if a == empty or b == empty:
+        return 0.0
+    load, here, after = row.load, row.here, row.after
+    k = row.held.size // load.size
+    rise = row.weight[a] / (row.count[a] - 1) - row.size[a]
+    fall = row.weight[b] / (row.count[b] + 1) - row.size[b]
+    total = 0.0
+    slot = row.first[b]
+    while slot >= 0:
+        other = slot // k
+        n_a, n_b = here[other, a], here[other, b]
+        if n_a > 0 and other != gpu:
+            up, down = n_a * rise, n_b * fall
+            both = over(load[other] + up, ceiling) + over(load[other] + down, ceiling) - over(load[other], ceiling)
+            total += (both - over(load[other] + up + down, ceiling)) / n_b
+        slot = after[slot]
+    return total
 
-    The truth is lower where both experts share a third GPU, since the excess is convex.
-    """
+
+@kernel
+def replacement(row, slot, b, rises, falls, ceiling):  # type: ignore[no-untyped-def]
+    """How the excess changes when ``b`` takes ``slot``, given ``spread`` of both."""
     empty = row.size.size - 1
     gpu = slot // (row.held.size // row.load.size)
     a = row.held[slot]
@@ -270,4 +290,5 @@ def replacement(row, slot, b, rises, falls, ceiling):  # type: ignore[no-untyped
     if b < empty:
         shrunk = row.weight[b] / (row.count[b] + 1)
         n_b = row.here[gpu, b]
-    return rises + falls + taken_over(row.load[gpu], ceiling, row.size[a], grown, n_a, row.size[b], shrunk, n_b)
+    change = rises + falls + taken_over(row.load[gpu], ceiling, row.size[a], grown, n_a, row.size[b], shrunk, n_b)
+    return change - together(row, gpu, a, b, ceiling) if rises > 0.0 else change

@@ -34,8 +34,11 @@ _PARALLEL_SLOTS = 4096
 _CHUNK = 20_000
 """Steps of an annealing between two looks at the clock: a few milliseconds."""
 
-_HOT, _COLD, _PRICE = 0.02, 0.001, 0.5
-"""Temperatures of an annealing, and what it pays for a move too many, in loads of a mean copy."""
+_HOT, _COLD = 3e-3, 3e-5
+"""Temperatures of an annealing, in mean GPU loads."""
+
+_PRICE = 0.5
+"""What an annealing pays for a move too many, in loads of a mean copy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +122,7 @@ def repair_rows(
 
     def run(part: slice) -> None:
         data = rows.weight[part], rows.reference[part], ceiling[part]
-        _repair(
-            held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part]
-        )
+        _repair(held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part])
 
     _in_threads(run, held)
     return held, moves
@@ -192,8 +193,8 @@ def _anneal(  # type: ignore[no-untyped-def]
     row = new_row(now.shape[1], gpus, weight.shape[1])
     for r in range(now.shape[0]):
         enter(row, now[r], weight[r], reference[r])
-        mean = weight[r].sum() / now.shape[1]
-        scale = price * mean, hot * mean, cold * mean
+        total = weight[r].sum()
+        scale = price * total / now.shape[1], hot * total / gpus, cold * total / gpus
         fewest = anneal(row, reference[r], ceiling[r], colocated, gaps, *scale, steps, state[r], best[r], moves[r])
         now[r] = row.held
         if fewest < moves[r]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,16 @@ from numpy.typing import NDArray
 
 from moeopt import bounds
 from moeopt._kernel import kernel
-from moeopt.balancers._repair_best import Best, Floats, Ints
+from moeopt.balancers._repair_best import Best, Floats
 from moeopt.balancers._repair_kernels import count_moves, enter, exchange, new_row, recount_loads
 from moeopt.balancers._repair_rows import anneal_rows, repair_rows, rows_of
 from moeopt.placement import Placement
-from moeopt.problem import PlacementProblem
 
 _HALVINGS = 14
 """Ceilings tried between the bound and the start."""
 
-_STEPS = 100_000
-"""Steps of an annealing towards the next lower ceiling."""
+_PARTS = 8
+"""Lower and lower ceilings among which the steps of an annealing are shared."""
 
 At = Callable[[NDArray[Any], Floats], Placement]
 """``at(layers, ceiling)``: a repair of these layers with few moves."""
@@ -45,8 +45,8 @@ def bisect(best: Best, layers: NDArray[Any], at: At) -> None:
         best.offer(layers, at(layers, floor + share * (best.makespan[layers] - floor)))
 
 
-def anneal_within(best: Best, layers: NDArray[Any], seed: int, deadline: float) -> None:
-    """Anneal towards lower and lower ceilings until the clock says ``deadline``.
+def anneal_within(best: Best, layers: NDArray[Any], steps: int, seed: int, deadline: float | None) -> None:
+    """Anneal towards lower and lower ceilings, with ``steps`` steps or until the clock says ``deadline``.
 
     The distance to the bound is cut by a share that halves after a failure and grows after a success.
     """
@@ -54,18 +54,17 @@ def anneal_within(best: Best, layers: NDArray[Any], seed: int, deadline: float) 
     assert problem.max_moves is not None
     floor = bounds.lower_bound(problem).value
     share = np.full(len(layers), 0.1)
-    turn = 0
-    while time.perf_counter() < deadline:
-        rows = rows_of(problem, best.placement()[layers])
-        held = rows.held(best.placement()[layers])
+    for turn in range(_PARTS) if deadline is None else count():
+        if deadline is not None and time.perf_counter() >= deadline:
+            return
+        now = best.placement()[layers]
+        rows = rows_of(problem, now)
         ceiling = best.makespan[layers] - share * (best.makespan[layers] - floor)
-        spare = problem.max_moves - best.moves[layers]
-        _, moves = repair_rows(rows, held, np.zeros(len(held)), forwards=False)
-        moves += np.repeat(spare, rows.per_layer) + 1
-        anneal_rows(rows, held, moves, np.repeat(ceiling, rows.per_layer), _STEPS, seed + turn, deadline)
+        held, moves = repair_rows(rows, rows.held(now), np.full(len(rows.member), -1.0), forwards=False)
+        moves += np.repeat(problem.max_moves - best.moves[layers], rows.per_layer) + 1
+        anneal_rows(rows, held, moves, np.repeat(ceiling, rows.per_layer), steps // _PARTS, seed + turn, deadline)
         improved = best.offer(layers, rows.placement(held))
         share = np.where(improved, np.minimum(1.5 * share, 0.5), share / 2)
-        turn += 1
 
 
 def limited_descent(best: Best, layers: NDArray[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,11 @@ from moeopt.problem import PlacementProblem
 _FEW_SLOTS = 2
 """Slots per GPU up to which going backwards wins: with so few, forwards gets stuck."""
 
-_FIRST_STEPS = 250_000
-"""Steps of a row's first annealing, some 50 ms; every further one has four times as many."""
+_SMALL, _SMALL_STEPS = 64, 40_000
+"""Slots up to which annealing, with so many steps, is cheap enough to belong to the fixed effort."""
+
+_STEPS = 200_000
+"""Steps of a row's annealing, some 50 ms; while there is time another one follows."""
 
 
 def _reason(problem: PlacementProblem) -> str:
@@ -104,8 +108,10 @@ def repaired(
     back = np.flatnonzero(_hopeful(best) | (problem.slots_per_gpu <= _FEW_SLOTS))
     if len(back) and problem.slots > 1:
         _backwards(best, back, free, near, seed)
+    if problem.slots <= _SMALL:
+        _anneal(best, _SMALL_STEPS, seed, None)
     if deadline is not None:
-        _anneal(best, seed, deadline)
+        _anneal(best, _STEPS, seed, deadline)
     return best.placement(), best.reached
 
 
@@ -145,10 +151,12 @@ def _forwards(best: Best, layers: NDArray[np.intp]) -> None:
 def _hopeful(best: Best) -> NDArray[np.bool_]:
     """``[layers]`` where going backwards may win: the limit is not kept, or moving groups may cost less."""
     problem = best.problem
-    if problem.hierarchical and problem.max_makespan is not None:
-        # two groups that change places are all arrivals
-        return ~best.reached | (best.moves > 2 * problem.num_experts // problem.num_groups)
-    return ~best.reached
+    if not problem.hierarchical:
+        return ~best.reached
+    # two groups that change places are all arrivals
+    price = 2 * problem.num_experts // problem.num_groups
+    affordable = best.moves > price if problem.max_moves is None else problem.max_moves >= price
+    return ~best.reached | affordable
 
 
 def _backwards(best: Best, layers: NDArray[np.intp], free: PlacementProblem, near: Placement | None, seed: int) -> None:
@@ -167,29 +175,27 @@ def _backwards(best: Best, layers: NDArray[np.intp], free: PlacementProblem, nea
         bisect(best, layers, lambda some, ceiling: bring_home(problem, start, ceiling))
 
 
-def _anneal(best: Best, seed: int, deadline: float) -> None:
-    """Spend the time left."""
+def _anneal(best: Best, steps: int, seed: int, deadline: float | None) -> None:
+    """Anneal once with so many steps, or until the clock says ``deadline`` again and again."""
     problem = best.problem
     needed = bounds.lower_bound(problem).value
-    steps = _FIRST_STEPS
-    while time.perf_counter() < deadline:
+    for turn in count() if deadline is not None else range(1):
+        if deadline is not None and time.perf_counter() >= deadline:
+            return
         value = best.moves if problem.max_makespan is not None else best.makespan
-        layers = np.flatnonzero(~best.reached | ~(value <= needed))
-        layers = layers[np.isfinite(best.makespan[layers])]
+        layers = np.flatnonzero((~best.reached | ~(value <= needed)) & np.isfinite(best.makespan))
         if not len(layers):
             return
         part = problem[layers]
         if part.max_makespan is None:
-            anneal_within(best, layers, seed, deadline)
+            anneal_within(best, layers, steps, seed, deadline)
             return
         rows = rows_of(part, best.placement()[layers])
-        held = rows.held(best.placement()[layers])
         ceiling = np.repeat(_padded(part.max_makespan), rows.per_layer)
-        held, moves = repair_rows(rows, held, ceiling, forwards=False)
+        held, moves = repair_rows(rows, rows.held(best.placement()[layers]), ceiling, forwards=False)
         moves[np.repeat(~best.reached[layers], rows.per_layer)] = NO_LIMIT
-        anneal_rows(rows, held, moves, ceiling, steps, seed, deadline)
+        anneal_rows(rows, held, moves, ceiling, steps, seed + turn, deadline)
         best.offer(layers, rows.placement(held))
-        steps *= 4
 
 
 def _padded(ceiling: Floats) -> Floats:
