@@ -13,9 +13,8 @@ import numpy as np
 from moeopt import bounds
 from moeopt._arguments import fraction, integer, seconds
 from moeopt._arguments import seed as checked_seed
-from moeopt.balancers import local_search, relabel
-from moeopt.errors import ContradictionError, NoPlacementError
-from moeopt.methods import refusal
+from moeopt.balancers import local_search, relabel, repaired
+from moeopt.errors import ContradictionError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop, stack
@@ -209,13 +208,11 @@ def _one_layer(
 
 
 def descended(problem: PlacementProblem) -> Solution:
-    """Return the swap descent's placement where it has one that keeps the rules."""
-    if refusal(local_search, problem):
-        return Solution(problem)
-    try:
+    """Return the swap descent's placement, or the repaired reference where moves matter, if it keeps the limit."""
+    if interchangeable(problem):
         return Solution(problem, local_search(problem))
-    except NoPlacementError:
-        return Solution(problem)
+    placement, reached = repaired(problem)
+    return Solution(problem, np.where(reached[:, None], placement.phy2log, -1))
 
 
 def interchangeable(problem: PlacementProblem) -> bool:

@@ -8,12 +8,11 @@ import time
 from moeopt import bounds
 from moeopt.balancers import quick_search, search
 from moeopt.bounds import Bound
-from moeopt.errors import NoPlacementError
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
 from solvers import configuration_lp, cpsat, pairing
-from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, known_before, work
+from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, interchangeable, known_before, work
 from solvers.moves_bound import MAX_SLOTS, moves_bound
 
 _SEARCH_SHARE = 0.3
@@ -79,14 +78,11 @@ def solve(
 
 
 def _searched(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
-    """What the search finds on all layers at once, within the time of all of them."""
-    if refusal(search, problem):
-        return Solution(problem)
+    """What the search finds on all layers at once, or the repair where moves matter, within the time of all of them."""
+    if not interchangeable(problem):
+        return descended(problem)
     limit = math.inf if limits.time_limit is None else limits.time_limit * problem.num_layers
-    try:
-        return Solution(problem, quick_search(problem, seed=limits.seed, deadline=time.perf_counter() + limit))
-    except NoPlacementError:
-        return Solution(problem)  # the layers that remain open get a plainer start, one by one
+    return Solution(problem, quick_search(problem, seed=limits.seed, deadline=time.perf_counter() + limit))
 
 
 def climb(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:

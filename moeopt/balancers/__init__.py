@@ -9,6 +9,7 @@ from moeopt.balancers.hot_replication import hot_replication
 from moeopt.balancers.local_search import local_search
 from moeopt.balancers.minimize_moves import minimize_moves
 from moeopt.balancers.relabel import relabel
+from moeopt.balancers.repair import repair, repaired
 from moeopt.balancers.search import quick_search, search
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -22,6 +23,7 @@ BALANCERS: dict[str, Callable[[PlacementProblem], Placement]] = {
     "relabel": relabel,
     "local_search": local_search,
     "search": search,
+    "repair": repair,
 }
 """Every balancer by name, in the order of reports."""
 
@@ -35,5 +37,7 @@ __all__ = [
     "minimize_moves",
     "quick_search",
     "relabel",
+    "repair",
+    "repaired",
     "search",
 ]

@@ -16,7 +16,7 @@ from moeopt.balancers._repair_kernels import (
     replacement,
     spread,
 )
-from moeopt.balancers._search_kernels import below
+from moeopt._random import below
 
 
 @kernel

@@ -43,7 +43,7 @@ class Best:
         makespan: Floats = metrics.makespan(metrics.gpu_load(part.load, placement))
         moves: Any = metrics.moves(part.reference, placement)
         if part.max_makespan is not None:
-            reached = makespan <= part.max_makespan * (1 + metrics.FLOAT_SLACK)
+            reached = makespan <= part.ceiling
             first, second = np.where(reached, moves, makespan), makespan
             old_first, old_second = np.where(self.reached, self.moves, self.makespan)[layers], self.makespan[layers]
         else:

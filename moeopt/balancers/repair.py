@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from itertools import count
@@ -14,11 +15,12 @@ from moeopt import _arguments, bounds, metrics
 from moeopt.balancers._repair_best import Best, Floats, sound_layers
 from moeopt.balancers._repair_rows import NO_LIMIT, anneal_rows, repair_rows, rows_of
 from moeopt.balancers._repair_within import anneal_within, bisect, limited_descent
+from moeopt.balancers.climbing import climbed, near_bound
 from moeopt.balancers.relabel import relabel
-from moeopt.balancers.search import search
-from moeopt.errors import NoPlacementError, UnsupportedError
+from moeopt.balancers.start import as_start
+from moeopt.errors import NoPlacementError
 from moeopt.methods import refuses
-from moeopt.placement import Placement, as_placement
+from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 _FEW_SLOTS = 2
@@ -98,9 +100,7 @@ def repaired(
     seconds, seed = _arguments.seconds("budget", budget, zero=True), _arguments.seed(seed)
     deadline = None if seconds is None else time.perf_counter() + seconds
     free = replace(problem, max_makespan=None, max_moves=None)
-    near = None if start is None else as_placement(start, problem.num_experts, problem.num_gpus)
-    if near is not None:
-        free.check(near)
+    near = None if start is None else as_start(free, start)
     assert problem.reference is not None
     sound = sound_layers(free, problem.reference)
     best = Best(problem)
@@ -161,12 +161,9 @@ def _hopeful(best: Best) -> NDArray[np.bool_]:
 
 def _backwards(best: Best, layers: NDArray[np.intp], free: PlacementProblem, near: Placement | None, seed: int) -> None:
     """From a relabelled near-optimum."""
-    problem = best.problem[layers]
-    try:
-        start = search(free[layers], seed=seed) if near is None else near[layers]
-    except UnsupportedError:
-        return  # no feasible placement is known at all
-    start = relabel(problem, start=start)
+    problem, free = best.problem[layers], free[layers]
+    start = climbed(free, None, near_bound(free), seed, math.inf, 1) if near is None else near[layers]
+    start = relabel(free, start=start)
     if problem.max_makespan is not None:
         best.offer(layers, bring_home(problem, start, _padded(problem.max_makespan)))
     else:

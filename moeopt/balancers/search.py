@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from moeopt import _arguments as arguments
 from moeopt._arrays import to_numpy
-from moeopt._stop import stoppable
 from moeopt.balancers._reasons import broken_reference
-from moeopt.balancers.climbing import climbed, near_bound
-from moeopt.balancers.local_search import descent
-from moeopt.balancers.start import as_start, first_placement
+from moeopt.balancers.climbing import better, climbed, near_bound
+from moeopt.balancers.repair import repair
+from moeopt.balancers.start import as_start
 from moeopt.errors import InputError
 from moeopt.methods import refuses
 from moeopt.placement import Placement
@@ -45,7 +44,8 @@ def search(
     expert to another. Layers of 512 slots and more, four or more per GPU, are levelled instead of dealt: GPU
     after GPU is brought exactly to a cap by exchanges of subsets. With three slots on eight GPUs or
     more a walk over partial partitions takes the place of most deals, and with two slots per GPU
-    and replicas the counts are annealed, as ``pairing`` does. A stage never leaves a layer worse,
+    and replicas the counts are annealed, as ``pairing`` does. With ``max_moves`` ``repair`` is asked instead. A
+    stage never leaves a layer worse,
     and what it does depends on the layer, the stage and the seed only, so a larger budget never
     gives a worse answer.
 
@@ -120,11 +120,11 @@ def _improved(
     seed = arguments.seed(seed)
     goal = _target(problem, target)
     first = None if start is None else as_start(problem, start)
-    if problem.max_moves is not None:
-        return stoppable(
-            lambda stop: descent(problem, first_placement(problem) if first is None else first, goal, stop), deadline
-        )
-    return climbed(problem, first, goal, seed, deadline, rounds)
+    if problem.max_moves is None:
+        return climbed(problem, first, goal, seed, deadline, rounds)
+    budget = None if math.isinf(deadline) else max(deadline - time.perf_counter(), 0.0)
+    found = repair(problem, budget=budget if rounds is None else None, seed=seed)
+    return found if first is None else better(problem, first, found)
 
 
 def _target(problem: PlacementProblem, target: Any) -> NDArray[np.float64]:
