@@ -178,11 +178,16 @@ class PlacementProblem(ArrayFields):
     def ceiling(self) -> NDArray[np.float64]:
         """``[layers]`` load that no GPU may exceed: ``max_makespan`` and the rounding of float sums, or infinity.
 
-        The one place where that slack is added: whatever compares with the ceiling reads it here.
+        The one place where that slack is added: whatever aims at the ceiling reads it here.
         """
         if self.max_makespan is None:
             return np.full(self.num_layers, np.inf)
         return self.max_makespan * (1 + metrics.FLOAT_SLACK)
+
+    @property
+    def highest_makespan(self) -> NDArray[np.float64]:
+        """``[layers]`` largest makespan that ``check`` lets pass: sums of what keeps the ceiling are rounded."""
+        return self.ceiling * (1 + (self.slots_per_gpu + 4) * 2.0**-52)
 
     @property
     def max_replicas(self) -> int:
@@ -239,9 +244,7 @@ class PlacementProblem(ArrayFields):
             self._refuse(moves > self.max_moves, f"moves exceed max_moves={self.max_moves} ({{value}})", moves)
         if self.max_makespan is not None:
             makespan = metrics.makespan(metrics.gpu_load(self.load, placement))
-            # what keeps the ceiling exactly may be summed to a little more
-            over = makespan * (1 - self.slots_per_gpu * 2.0**-52) > self.ceiling
-            self._refuse(over, "makespan exceeds max_makespan ({value})", makespan)
+            self._refuse(makespan > self.highest_makespan, "makespan exceeds max_makespan ({value})", makespan)
 
     def _check_groups(self, placement: Placement) -> None:
         hosts = np.zeros((self.num_layers, self.num_nodes, self.num_groups + 1), dtype=bool)

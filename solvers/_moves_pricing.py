@@ -48,43 +48,44 @@ def cheapest_counts(first, last, keep, bring, copies_of, num_copies, kept, broug
 
 
 @kernel
-def arrival_values(last, size, bring, cost, most, worth, step, which):  # type: ignore[no-untyped-def]
+def arrival_values(last, size, bring, cost, worth, offer):  # type: ignore[no-untyped-def]
     """Most that exactly ``j`` arrivals within a capacity are worth, ``worth [j, capacity]``, after ``cost`` each.
 
-    ``step`` is the size of the last one, ``which`` (expert * classes + class) the best arrival of a size.
+    ``offer`` receives the best arrival (expert * classes + class) of every size that is worth more than all
+    smaller ones, else -1.
     """
     experts, classes = last.shape
-    capacity = worth.shape[1] - 1
+    capacity = offer.size - 1
     single = np.full(capacity + 1, -np.inf)
+    offer[:] = -1
     for e in range(experts):
         for t in range(classes):
             if last[e, t] > 0 and size[e, t] <= capacity and bring[e, t] - cost > single[size[e, t]]:
                 single[size[e, t]] = bring[e, t] - cost
-                which[size[e, t]] = e * classes + t
-    worth[:] = -np.inf
-    worth[0] = 0.0
+                offer[size[e, t]] = e * classes + t
     best = -np.inf
     for z in range(capacity + 1):
         if single[z] <= best:
-            continue
-        best = single[z]
-        for j in range(1, most + 1):  # one more of this size after any number of smaller ones or of this size
-            for s in range(z, capacity + 1):
-                value = worth[j - 1, s - z] + best
-                if value > worth[j, s]:
-                    worth[j, s] = value
-                    step[j, s] = z
+            offer[z] = -1
+        best = max(best, single[z])
+    worth[:] = -np.inf
+    worth[0] = 0.0
+    for j in range(1, worth.shape[0]):
+        for z in range(capacity + 1):
+            if offer[z] < 0:
+                continue
+            _raise_to(worth[j, z:], worth[j - 1, : capacity + 1 - z], single[z])
 
 
 @kernel
-def best_contents(held, gpu, gpus, slots, full, last, size, keep, worth, step, which, kept, brought):  # type: ignore[no-untyped-def]
+def best_contents(held, gpu, gpus, full, last, size, keep, bring, cost, worth, offer, kept, brought):  # type: ignore[no-untyped-def]
     """Most that the contents of all GPUs are worth together; takes each use off ``kept`` and ``brought``.
 
     ``held`` and ``gpu`` are expert and GPU of the reference's copies, GPU by GPU. On each GPU any of its copies stay,
-    each in any class, and arrivals fill its ``slots``, or some of them where it need not be ``full``.
+    each in any class, and arrivals fill its slots, or some of them where it need not be ``full``.
     """
     classes = last.shape[1]
-    capacity = worth.shape[1] - 1
+    slots, capacity = worth.shape[0] - 1, worth.shape[1] - 1
     most = np.bincount(gpu, minlength=gpus).max() if gpu.size else 0
     value = np.empty((most + 1, slots + 1, capacity + 1))  # of the first copies, a number of which stay
     total = 0.0
@@ -96,12 +97,14 @@ def best_contents(held, gpu, gpus, slots, full, last, size, keep, worth, step, w
         while end < gpu.size and gpu[end] == g:
             i, e = end - begin, held[end]
             value[i + 1] = value[i]
-            for t in range(classes):
+            dearest = -np.inf
+            for t in range(classes - 1, -1, -1):  # by rising size: a larger copy must be worth more
                 z = size[e, t]
-                if last[e, t] == 0 or z > capacity:
+                if last[e, t] == 0 or z > capacity or keep[end, t] <= dearest:
                     continue
+                dearest = keep[end, t]
                 for n in range(min(i + 1, slots)):
-                    _raise_to(value[i + 1, n + 1, z:], value[i, n, : capacity + 1 - z], keep[end, t])
+                    _raise_to(value[i + 1, n + 1, z:], value[i, n, : capacity + 1 - z], dearest)
             end += 1
         count = end - begin
         best, stay, arrive, room = -np.inf, 0, 0, 0
@@ -127,9 +130,14 @@ def best_contents(held, gpu, gpus, slots, full, last, size, keep, worth, step, w
                     room -= z
                     break
         for j in range(arrive, 0, -1):
-            z = step[j, left]
-            brought[which[z] // classes, which[z] % classes] -= 1
-            left -= z
+            for z in range(left + 1):
+                if offer[z] < 0:
+                    continue
+                e, t = offer[z] // classes, offer[z] % classes
+                if worth[j - 1, left - z] + (bring[e, t] - cost) == worth[j, left]:
+                    brought[e, t] -= 1
+                    left -= z
+                    break
         begin = end
     return total
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt import metrics
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.problem import PlacementProblem
@@ -24,11 +23,12 @@ MAX_SLOTS = 64
 UNIT = 1_000_000
 """Integer price of one move in a certificate."""
 
-_SEARCH_STEPS, _PROOF_STEPS = 64, 512
-"""Steps of the capacity for each slot of a GPU, while prices are sought and in the proof: sizes round down to them."""
+_STAGES = ((64, 4.0, 0.05, 0.4), (256, 1.0, 0.01, 1.0))
+"""Search of the prices: steps of the capacity for each slot of a GPU, moves by which the goal lies above the best
+value at first and at the end, and share of the time after which the next stage begins."""
 
-_FEWEST_STEPS = 512
-"""Steps of the capacity at least, where GPUs have few slots."""
+_PROOF_STEPS, _FEWEST_STEPS = 512, 1024
+"""Steps of the capacity for each slot in the proof, and in all at least: sizes round down to them."""
 
 _SINGLE_COUNTS = 3
 """Counts above the reference's with prices of their own; all higher ones share the prices of one class."""
@@ -36,8 +36,8 @@ _SINGLE_COUNTS = 3
 _SLOPES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 """Prices of a GPU's whole load, in moves, to start from."""
 
-_MAX_ROUNDS, _PATIENCE = 6000, 60
-"""Evaluations of prices at most, and those without progress after which the goal is brought nearer."""
+_MAX_ROUNDS, _PATIENCE = 3000, 50
+"""Evaluations of prices in a stage at most, and those without progress after which the goal is brought nearer."""
 
 
 def moves_bound(problem: PlacementProblem, *, time_limit: float | None = None, target: Floats | None = None) -> Bound:
@@ -105,25 +105,28 @@ def moves_bound(problem: PlacementProblem, *, time_limit: float | None = None, t
     value = np.full(problem.num_layers, np.nan)
     certificates: list[dict[str, Any] | None] = [None] * problem.num_layers
     for i in range(problem.num_layers):
-        deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
         goal = math.inf if target is None else float(target[i])
-        found = _bound_layer(problem[i], goal, deadline)
+        found = _bound_layer(problem[i], goal, math.inf if time_limit is None else time_limit)
         if found is not None:
             value[i], certificates[i] = found
     source = tuple("" if certificate is None else "copy_prices" for certificate in certificates)
     return Bound(value, source, tuple(certificates))
 
 
-def _bound_layer(problem: PlacementProblem, goal: float, deadline: float) -> tuple[int, dict[str, Any]] | None:
+def _bound_layer(problem: PlacementProblem, goal: float, time_limit: float) -> tuple[int, dict[str, Any]] | None:
     """Bound and certificate of one layer; None where there is nothing to say."""
+    begin = time.perf_counter()
     if not problem.load.values.any() or _ceiling(problem) <= 0:
         return None
-    layer = _layer(problem, max(_SEARCH_STEPS * problem.slots_per_gpu, _FEWEST_STEPS))
-    if (layer.last[:, 0] == 0).any():
+    layer = _layer(problem, _STAGES[0][0])
+    if (layer.last[:, 0] == 0).any():  # an expert needs more copies than it can have
         return None
-    prices = _ascend(layer, goal, deadline)
+    starts = [layer.start(slope) for slope in _SLOPES]
+    prices = max(starts, key=lambda prices: layer.evaluate(prices[0], prices[1], 1.0)[0])
+    for steps, ahead, end, share in _STAGES:
+        prices = _ascend(_layer(problem, steps), prices, ahead, end, goal, begin + share * time_limit)
     whole = [np.round(part * UNIT) for part in prices]
-    fine = _layer(problem, max(_PROOF_STEPS * problem.slots_per_gpu, _FEWEST_STEPS))
+    fine = _layer(problem, _PROOF_STEPS)
     total = fine.evaluate(whole[0], whole[1], float(UNIT))[0]
     if not math.isfinite(total):
         return None
@@ -163,17 +166,16 @@ class _Layer:
         for e in range(len(self.first)):
             self.copies_of[e, : self.num_copies[e]] = np.flatnonzero(self.held == e)
         self.worth = np.empty((self.slots + 1, self.grid + 1))
-        self.step = np.zeros((self.slots + 1, self.grid + 1), dtype=np.int64)
-        self.which = np.zeros(self.grid + 1, dtype=np.int64)
+        self.offer = np.empty(self.grid + 1, dtype=np.int64)
 
     def evaluate(self, keep: Floats, bring: Floats, move: float) -> tuple[float, Floats, Floats]:
         """The bound that prices give, at ``move`` for each, and how it changes with the prices."""
         kept, brought = np.zeros_like(keep), np.zeros_like(bring)
         total = cheapest_counts(self.first, self.last, keep, bring, self.copies_of, self.num_copies, kept, brought)
-        arrival_values(self.last, self.size, bring, move, self.slots, self.worth, self.step, self.which)
+        arrival_values(self.last, self.size, bring, move, self.worth, self.offer)
         total -= best_contents(
-            self.held, self.gpu, self.gpus, self.slots, self.full, self.last, self.size, keep,
-            self.worth, self.step, self.which, kept, brought,
+            self.held, self.gpu, self.gpus, self.full, self.last, self.size, keep, bring, move,
+            self.worth, self.offer, kept, brought,
         )  # fmt: skip
         return total, kept, brought
 
@@ -185,11 +187,13 @@ class _Layer:
         return keep, bring + np.where(extra > 0, 0.5, 0.0)
 
 
-def _layer(problem: PlacementProblem, grid: int) -> _Layer:
+def _layer(problem: PlacementProblem, steps: int) -> _Layer:
+    """Read a problem of one layer, on a grid of ``steps`` for each slot of a GPU."""
     reference = problem.reference
     assert reference is not None
     slots = np.flatnonzero(reference.phy2log[0] >= 0)
     held = reference.phy2log[0][slots]
+    grid = max(steps * problem.slots_per_gpu, _FEWEST_STEPS)
     loads = problem.load.values[0] / _ceiling(problem)
     fewest = np.maximum(np.ceil(loads * (1 - 2.0**-50)), 1).astype(np.int64)
     single = np.maximum(reference.replica_count[0] + _SINGLE_COUNTS, fewest)
@@ -217,16 +221,15 @@ def _layer(problem: PlacementProblem, grid: int) -> _Layer:
 
 def _ceiling(problem: PlacementProblem) -> float:
     """The largest makespan that ``problem.check`` may let pass."""
-    assert problem.max_makespan is not None
-    return float(problem.max_makespan[0]) * (1 + metrics.FLOAT_SLACK) * (1 + (problem.slots_per_gpu + 4) * 2.0**-52)
+    return float(problem.highest_makespan[0])
 
 
-def _ascend(layer: _Layer, goal: float, deadline: float) -> tuple[Floats, Floats]:
-    """Best prices found, in moves."""
-    starts = [layer.start(slope) for slope in _SLOPES]
-    keep, bring = max(starts, key=lambda prices: layer.evaluate(prices[0], prices[1], 1.0)[0])
-    best, best_prices = -math.inf, (keep, bring)
-    mark, waited, ahead = -math.inf, 0, 4.0
+def _ascend(
+    layer: _Layer, prices: tuple[Floats, Floats], ahead: float, end: float, goal: float, deadline: float
+) -> tuple[Floats, Floats]:
+    """Prices with a higher bound: toward a goal ``ahead`` of the best value, in moves, until that is below ``end``."""
+    keep, bring = best_prices = prices
+    best, mark, waited, farthest = -math.inf, -math.inf, 0, ahead
     toward_keep, toward_bring = np.zeros_like(keep), np.zeros_like(bring)
     for _ in range(_MAX_ROUNDS):
         value, kept, brought = layer.evaluate(keep, bring, 1.0)
@@ -236,10 +239,10 @@ def _ascend(layer: _Layer, goal: float, deadline: float) -> tuple[Floats, Floats
             break
         waited += 1
         if best >= mark + ahead / 4:
-            mark, waited, ahead = best, 0, min(1.3 * ahead, 4.0)
+            mark, waited, ahead = best, 0, min(1.3 * ahead, farthest)
         elif waited >= _PATIENCE or value < best - 3 * ahead > -math.inf:
             mark, waited, ahead = best, 0, 0.7 * ahead
-            if ahead < 0.01:
+            if ahead < end:
                 break
             keep, bring = best_prices
             toward_keep[:] = toward_bring[:] = 0

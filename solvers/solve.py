@@ -15,6 +15,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
 from solvers import configuration_lp, cpsat, pairing
 from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, known_before, work
+from solvers.moves_bound import MAX_SLOTS, moves_bound
 
 _SEARCH_SHARE = 0.3
 """Share of a layer's time limit that the longer search may take before exact methods have their turn."""
@@ -24,6 +25,9 @@ _SEARCH_ROUNDS = 30
 
 _HOTTEST_NODES = 200_000
 """Ten times what the bound spends by default; tens of milliseconds per layer."""
+
+_PRICES_SHARE, _PRICES_SECONDS = 0.5, 10.0
+"""Share of the time left that prices on copies may take, and seconds without a limit: about as long as they rise."""
 
 _SMALL = 24
 """Slots up to which CP-SAT is quicker than any detour."""
@@ -106,6 +110,12 @@ def hottest_gpus(problem: PlacementProblem, known: Solution, limits: Limits) -> 
     return Solution(problem, bound=Bound(value, ("hottest_gpus",), certificate))
 
 
+def _no_prices(problem: PlacementProblem) -> str:
+    if problem.objective != "moves":
+        return "are on moves"
+    return "" if problem.slots_per_gpu <= MAX_SLOTS else f"take at most {MAX_SLOTS} slots per GPU"
+
+
 @refuses(lambda problem: "needs three slots per GPU or more" if problem.slots_per_gpu < 3 else refusal(search, problem))
 def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
     """More of the search from the best placement, aimed at the best bound."""
@@ -119,9 +129,17 @@ def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) ->
     return Solution(problem, found, stop=limits.stop)
 
 
+@refuses(_no_prices)
+def copy_prices(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Prices on copies: a bound on moves, where the best placement known is not proven to have the fewest."""
+    seconds = _PRICES_SECONDS if math.isinf(limits.left) else _PRICES_SHARE * limits.left
+    return Solution(problem, bound=moves_bound(problem, time_limit=seconds, target=known.objective))
+
+
 RUNGS: tuple[LayerMethod, ...] = (
     hottest_gpus,
     longer_search,
+    copy_prices,
     pairing.solve_layer,
     configuration_lp.solve_layer,
     cpsat.solve_layer,

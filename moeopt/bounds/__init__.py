@@ -13,8 +13,15 @@ import numpy as np
 
 from moeopt.bounds._rounding import Floats, integral
 from moeopt.bounds.bound import Bound, Certificate
-from moeopt.bounds.general import hottest_replica, hottest_with_companions, mean_load, moves_needed
+from moeopt.bounds.general import hottest_replica, hottest_with_companions, mean_load
 from moeopt.bounds.hierarchical import node_load
+from moeopt.bounds.moves import (
+    arrivals_needed,
+    copies_needed,
+    makespan_within_moves,
+    moves_needed,
+    regrouping_needed,
+)
 from moeopt.bounds.partition import certified_hottest_gpus, hot_on_few_gpus, hottest_experts, hottest_gpus
 from moeopt.problem import PlacementProblem
 
@@ -24,11 +31,15 @@ BOUNDS: dict[str, Callable[[PlacementProblem], Floats]] = {
     "hottest_with_companions": hottest_with_companions,
     "hot_on_few_gpus": hot_on_few_gpus,
     "node_load": node_load,
+    "makespan_within_moves": makespan_within_moves,
     "moves_needed": moves_needed,
+    "arrivals_needed": arrivals_needed,
+    "copies_needed": copies_needed,
+    "regrouping_needed": regrouping_needed,
 }
 """Bounds that cost next to nothing, in the order in which a tie is credited; each is on one objective."""
 
-ON_MOVES = frozenset({"moves_needed"})
+ON_MOVES = frozenset({"moves_needed", "arrivals_needed", "copies_needed", "regrouping_needed"})
 """Those of ``BOUNDS`` that are on the moves; the others are on the makespan."""
 
 
@@ -55,14 +66,18 @@ __all__ = [
     "ON_MOVES",
     "Bound",
     "Certificate",
+    "arrivals_needed",
     "certified_hottest_gpus",
+    "copies_needed",
     "hot_on_few_gpus",
     "hottest_gpus",
     "hottest_replica",
     "hottest_with_companions",
     "integral",
     "lower_bound",
+    "makespan_within_moves",
     "mean_load",
     "moves_needed",
     "node_load",
+    "regrouping_needed",
 ]

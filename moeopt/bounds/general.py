@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.bounds._rounding import Floats, down, nothing, quotient, total_load
+from moeopt.bounds._rounding import Floats, down, quotient, total_load
 from moeopt.problem import PlacementProblem
 from moeopt.replication import replicate
 
@@ -51,20 +51,6 @@ def hottest_with_companions(problem: PlacementProblem) -> Floats:
     ascending = np.sort(problem.load.values, axis=1)
     companions = max(problem.slots_per_gpu - 1 - problem.num_redundant, 0)
     return down(hottest_replica(problem) + ascending[:, :companions].sum(axis=1), companions, problem)
-
-
-def moves_needed(problem: PlacementProblem) -> Floats:
-    """Moves that no feasible placement can do without, ``[layers]``; needs a reference.
-
-    Proof: an expert that the reference does not hold must be brought in; and where no slot may
-    stay empty, at most the reference's copies can stay, the rest are moves.
-    """
-    if problem.reference is None:
-        return nothing(problem)
-    counts = problem.reference.replica_count
-    missing = (counts == 0).sum(axis=1)
-    unfilled = 0 if problem.allow_empty_slots else problem.slots - counts.sum(axis=1)
-    return np.maximum(np.maximum(missing, unfilled), 0).astype(float)
 
 
 def _min_max_replica(values: NDArray[np.int64] | Floats, num_replicas: int) -> Floats:

@@ -25,6 +25,20 @@ _BISECTIONS = 60
 """Halvings of an interval of ceilings: more than any float or count below 2**53 needs."""
 
 
+def moves_needed(problem: PlacementProblem) -> Floats:
+    """Moves that no feasible placement can do without, ``[layers]``; needs a reference.
+
+    Proof: an expert that the reference does not hold must be brought in; and where no slot may
+    stay empty, at most the reference's copies can stay, the rest are moves.
+    """
+    if problem.reference is None:
+        return nothing(problem)
+    counts = problem.reference.replica_count
+    missing = (counts == 0).sum(axis=1)
+    unfilled = 0 if problem.allow_empty_slots else problem.slots - counts.sum(axis=1)
+    return np.maximum(np.maximum(missing, unfilled), 0).astype(float)
+
+
 def arrivals_needed(problem: PlacementProblem) -> Floats:
     """Moves needed to keep ``max_makespan`` where reference and placement hold every expert once.
 
@@ -182,9 +196,7 @@ def _partitions(problem: PlacementProblem) -> NDArray[np.bool_]:
 
 def _highest(problem: PlacementProblem) -> Floats:
     """``[layers]`` the largest makespan that ``problem.check`` may let pass."""
-    assert problem.max_makespan is not None
-    highest = problem.max_makespan * (1 + metrics.FLOAT_SLACK) * (1 + (problem.slots_per_gpu + 4) * 2.0**-52)
-    return np.minimum(highest, _MOST_TOKENS)
+    return np.minimum(problem.highest_makespan, _MOST_TOKENS)
 
 
 def _group_size(problem: PlacementProblem) -> int:

@@ -94,25 +94,13 @@ def node_load(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -
         raise Rejected("the groups fit on the nodes")
 
 
-def moves_needed(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
-    """Experts the reference lacks must come in; slots that it cannot fill must be filled."""
-    if layer.reference is None:
-        raise Rejected("the problem has no reference")
-    held = {expert for gpu in layer.reference for expert in gpu}
-    filled = sum(sum(gpu.values()) for gpu in layer.reference)
-    unfilled = 0 if layer.allow_empty_slots else layer.num_slots - filled
-    if max(layer.num_experts - len(held), unfilled, 0) < value:
-        raise Rejected("fewer moves may do")
-
-
 Check = Callable[[ExactLayer, Fraction, dict[str, Any]], None]
 
 ON_MAKESPAN: dict[str, Check] = {
     check.__name__: check
     for check in (mean_load, hottest_replica, hottest_with_companions, hot_on_few_gpus, hottest_gpus, node_load)
 }
-ON_MOVES: dict[str, Check] = {"moves_needed": moves_needed}
-"""Checks of combinatorial bounds by the certificate's ``method``, for either objective."""
+"""Checks of combinatorial bounds on the makespan by the certificate's ``method``."""
 
 
 def _below(value: Fraction) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
-from moeopt.verify import bounds
+from moeopt.verify import bounds, moves
 from moeopt.verify.configuration import configuration_lp
+from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
 from moeopt.verify.pairing import pairing_lp
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from moeopt.bounds import Bound
 
 CHECKS = {
-    "makespan": {**bounds.ON_MAKESPAN, "pairing_lp": pairing_lp, "configuration_lp": configuration_lp},
-    "moves": bounds.ON_MOVES,
+    "makespan": {
+        **bounds.ON_MAKESPAN,
+        "makespan_within_moves": moves.makespan_within_moves,
+        "pairing_lp": pairing_lp,
+        "configuration_lp": configuration_lp,
+    },
+    "moves": {**moves.ON_MOVES, "copy_prices": copy_prices},
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 

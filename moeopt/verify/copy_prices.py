@@ -1,4 +1,4 @@
-"""Re-check bounds on moves from prices on copies: cheapest counts against best contents of GPUs, in exact integers."""
+"""Re-check bounds on moves from prices on copies: what counts cost against what GPUs collect, in exact integers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, integer, integers
-
-ROUNDED = Fraction(1, 10**9)
-"""Relative distance that a makespan may have from the ceiling, as ``verify`` and ``problem.check`` allow."""
 
 MAX_SLOTS, MAX_GRID, MAX_PRICE = 64, 1 << 16, 1 << 40
 """Slots per GPU, grid, and price beyond which nothing is decided: all sums stay far below 2**60."""
@@ -29,9 +26,9 @@ def copy_prices(layer: ExactLayer, value: Fraction, certificate: dict[str, Any])
     The moves of a placement are at least what its counts cost less what the contents of its GPUs collect, a
     move costing ``unit``: the cheapest counts and the best contents of load at most the ceiling bound both.
     """
-    if layer.max_makespan is None or layer.reference is None:
+    if layer.ceiling is None or layer.reference is None:
         raise Rejected("the problem has no reference or no ceiling")
-    ceiling = layer.max_makespan * (1 + ROUNDED) * layer.scale
+    ceiling = layer.ceiling * layer.scale
     unit, grid = integer(certificate, "unit"), integer(certificate, "grid")
     if unit < 1 or grid < 1 or ceiling <= 0:
         raise Rejected("'unit', 'grid' and the ceiling must be above 0")

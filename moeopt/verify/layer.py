@@ -99,7 +99,7 @@ def exact_layer(problem: PlacementProblem, layer: int) -> ExactLayer:
         allow_empty_slots=problem.allow_empty_slots,
         reference=reference,
         max_moves=problem.max_moves,
-        ceiling=None if problem.max_makespan is None else Fraction(problem.ceiling.tolist()[layer]),
+        ceiling=None if problem.max_makespan is None else Fraction(problem.highest_makespan.tolist()[layer]),
     )
 
 

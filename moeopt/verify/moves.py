@@ -15,8 +15,16 @@ from typing import Any
 
 from moeopt.verify.layer import ExactLayer, Rejected
 
-ROUNDED = Fraction(1, 10**9)
-"""Relative distance that a makespan may have from the ceiling, as ``verify`` and ``problem.check`` allow."""
+
+def moves_needed(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Experts the reference lacks must come in; slots that it cannot fill must be filled."""
+    if layer.reference is None:
+        raise Rejected("the problem has no reference")
+    held = {expert for gpu in layer.reference for expert in gpu}
+    filled = sum(sum(gpu.values()) for gpu in layer.reference)
+    unfilled = 0 if layer.allow_empty_slots else layer.num_slots - filled
+    if max(layer.num_experts - len(held), unfilled, 0) < value:
+        raise Rejected("fewer moves may do")
 
 
 def arrivals_needed(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -60,17 +68,17 @@ def makespan_within_moves(layer: ExactLayer, value: Fraction, certificate: dict[
     raise Rejected(f"{layer.max_moves} moves may do")
 
 
-OF_MOVES: dict[str, Callable[[ExactLayer, Fraction, dict[str, Any]], None]] = {
-    check.__name__: check for check in (arrivals_needed, copies_needed, regrouping_needed)
+ON_MOVES: dict[str, Callable[[ExactLayer, Fraction, dict[str, Any]], None]] = {
+    check.__name__: check for check in (moves_needed, arrivals_needed, copies_needed, regrouping_needed)
 }
 """Checks of bounds on moves by the certificate's ``method``."""
 
 
 def _ceiling(layer: ExactLayer) -> Fraction:
     """The highest makespan that keeps the ceiling, in the layer's units."""
-    if layer.max_makespan is None:
+    if layer.ceiling is None:
         raise Rejected("the problem has no ceiling")
-    return layer.max_makespan * (1 + ROUNDED) * layer.scale
+    return layer.ceiling * layer.scale
 
 
 def _copies(layer: ExactLayer) -> list[int]:
