@@ -199,6 +199,8 @@ def _one_layer(
             known = known.join(method(problem, known, limits))
         except ContradictionError as error:
             known = known.ended(Stop.ERROR, str(error))
+        except Exception as error:  # a fault in one layer does not touch the others
+            known = known.ended(Stop.ERROR, f"{type(error).__name__}: {error}")
     if known.placement is not None and problem.reference is not None and interchangeable(problem):
         renamed = relabel(problem, start=known.placement)
         if Solution(problem, renamed).moves[0] < known.moves[0]:

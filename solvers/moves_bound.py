@@ -17,8 +17,8 @@ from solvers._moves_pricing import arrival_values, best_contents, cheapest_count
 
 Floats = NDArray[np.float64]
 
-MAX_SLOTS = 64
-"""Slots per GPU that the pricing takes: its tables grow with their square."""
+MAX_SLOTS = 32
+"""Slots per GPU that the pricing takes: its tables grow with their cube, to 150 MB here."""
 
 UNIT = 1_000_000
 """Integer price of one move in a certificate."""

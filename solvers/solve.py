@@ -6,8 +6,7 @@ import math
 import time
 
 from moeopt import bounds
-from moeopt.balancers import search
-from moeopt.balancers.search import quick_search
+from moeopt.balancers import quick_search, search
 from moeopt.bounds import Bound
 from moeopt.errors import NoPlacementError
 from moeopt.methods import refusal, refuses

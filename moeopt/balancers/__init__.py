@@ -9,7 +9,7 @@ from moeopt.balancers.hot_replication import hot_replication
 from moeopt.balancers.local_search import local_search
 from moeopt.balancers.minimize_moves import minimize_moves
 from moeopt.balancers.relabel import relabel
-from moeopt.balancers.search import search
+from moeopt.balancers.search import quick_search, search
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -33,6 +33,7 @@ __all__ = [
     "hot_replication",
     "local_search",
     "minimize_moves",
+    "quick_search",
     "relabel",
     "search",
 ]

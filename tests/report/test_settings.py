@@ -8,20 +8,20 @@ LOAD = LoadMatrix([[3, 1, 2, 4]] * 4, layer_ids=(3, 4, 5, 9), source="t")
 
 
 def test_numbers_read_lists_and_drop_repeats():
-    assert numbers("--gpus", "8, 16,8") == (8, 16)
-    assert numbers("--gpus", None) is None
+    assert numbers("gpus", "8, 16,8") == (8, 16)
+    assert numbers("gpus", None) is None
 
 
 @pytest.mark.parametrize("text", ["", "8,", "x", "0", "-8", "8.0", "8;16", "²"])
-def test_numbers_refuse_anything_else_by_the_options_name(text):
-    with pytest.raises(InputError, match="--gpus must be integers >= 1"):
-        numbers("--gpus", text)
+def test_numbers_refuse_anything_else_by_the_arguments_name(text):
+    with pytest.raises(InputError, match="gpus must be integers >= 1"):
+        numbers("gpus", text)
 
 
 def test_names_read_lists_and_refuse_empty_ones():
-    assert names("--methods", "eplb, bldm,eplb") == ("eplb", "bldm")
-    with pytest.raises(InputError, match="--methods must be names"):
-        names("--methods", "eplb,")
+    assert names("methods", "eplb, bldm,eplb") == ("eplb", "bldm")
+    with pytest.raises(InputError, match="methods must be names"):
+        names("methods", "eplb,")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_part_that_picks_no_layer_is_refused_with_the_layers_there_are(text):
 
 @pytest.mark.parametrize("text", ["", "a", "3-", "-3", "1-2-3", "3,,4", "3.5"])
 def test_text_that_is_no_list_of_layers_is_refused(text):
-    with pytest.raises(InputError, match="--layers must be layer ids and ranges"):
+    with pytest.raises(InputError, match="layers must be layer ids and ranges"):
         pick_layers(LOAD, text)
 
 

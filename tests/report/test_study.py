@@ -1,22 +1,18 @@
-import io
-import time
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from moeopt import metrics
 from moeopt.balancers import contiguous, eplb, local_search
-from moeopt.errors import UnsupportedError
+from moeopt.bounds import Bound, mean_load
+from moeopt.errors import ContradictionError, NoPlacementError, UnsupportedError
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.report.document import document
-from moeopt.report.figures import pictures
-from moeopt.report.study import Effort, best_makespan, best_placement, layer_bound, study
-from moeopt.report.tables import HEADINGS, SUMMARY_COLUMNS, cells, percent, summary_table, terminal
-from moeopt.solution import LayerOutcome, conclude
+from moeopt.report.study import Effort, study
+from moeopt.solution import Solution, SolveStatus, Stop
+from solvers import solve_cpsat
 
 HEURISTICS = {"contiguous": contiguous, "eplb": eplb, "local_search": local_search}
+ONCE = Effort(repeats=1, time_limit=2.0)
 
 
 @pytest.fixture
@@ -25,142 +21,176 @@ def problem():
     return PlacementProblem(rng.integers(1, 100, (5, 8)), num_gpus=2, num_slots=8, allow_empty_slots=True)
 
 
-def from_hint(problem, hint):
-    return conclude(problem, [LayerOutcome(row, runtime=0.001) for row in hint.phy2log])
+@pytest.fixture
+def hierarchical():
+    rng = np.random.default_rng(1)
+    return PlacementProblem(rng.integers(1, 100, (3, 16)), 4, 16, num_nodes=2, num_groups=4, allow_empty_slots=True)
 
 
-def test_exact_methods_start_from_the_best_heuristic_row_of_every_layer(problem):
-    done = study(problem, HEURISTICS, {"exact": from_hint}, Effort(repeats=1))
-    exact = done.layers[done.layers.method == "exact"].makespan.to_numpy()
-    assert np.array_equal(exact, best_makespan(done))
+class Spy:
+    """An exact method that remembers its calls and returns the hint it was given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, problem, *, hint, **options):
+        self.calls.append((problem, hint, options))
+        placement = contiguous(problem) if hint is None else hint.placement
+        return Solution(problem, placement, runtime=0.001)
+
+
+def rows_of(done, name):
+    return done.layers[done.layers.method == name]
+
+
+def test_exact_methods_start_from_the_best_heuristic_row_and_the_best_bound_of_every_layer(problem):
+    spy = Spy()
+    done = study(problem, HEURISTICS, {"exact": spy}, ONCE)
+    best = done.layers[done.layers.method.isin(HEURISTICS)].groupby("layer").makespan.min()
+    assert np.array_equal(rows_of(done, "exact").makespan, best)
+    _, hint, _ = spy.calls[-1]
+    assert np.array_equal(hint.bound.value, done.known.bound.value)
 
 
 def test_without_hint_they_start_from_nothing(problem):
-    seen = []
-
-    def solver(problem, hint):
-        seen.append(hint)
-        return from_hint(problem, contiguous(problem))
-
-    study(problem, HEURISTICS, {"exact": solver}, Effort(repeats=1, hint=False))
-    assert set(seen) == {None}
+    spy = Spy()
+    study(problem, HEURISTICS, {"exact": spy}, Effort(repeats=1, hint=False))
+    assert [hint for _, hint, _ in spy.calls] == [None, None]
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 9])
-def test_after_a_warm_up_every_layer_is_solved_once_as_many_at_first_as_jobs(problem, jobs):
-    seen = []
-
-    def solver(problem, hint):
-        seen.append(problem.load.layer_ids)
-        return from_hint(problem, hint)
-
-    study(problem, HEURISTICS, {"exact": solver}, Effort(repeats=1, jobs=jobs))
-    warm_up, first, *rest = seen
-    assert warm_up == problem.load.layer_ids[:1]
-    assert first == problem.load.layer_ids[:jobs]
-    assert sum(rest, first) == problem.load.layer_ids
+@pytest.mark.parametrize(("jobs", "warm"), [(None, 1), (1, 1), (2, 2), (9, 5)])
+def test_after_a_warm_up_on_the_first_layers_all_are_handed_over_in_one_call(problem, jobs, warm):
+    spy = Spy()
+    study(problem, HEURISTICS, {"exact": spy}, Effort(repeats=1, jobs=jobs))
+    assert [part.load.layer_ids for part, _, _ in spy.calls] == [tuple(range(warm)), tuple(range(5))]
 
 
-def test_layers_beyond_the_budget_are_skipped_with_the_reason(problem):
-    def slow(problem, hint):
-        time.sleep(0.06)
-        return from_hint(problem, hint)
-
-    done = study(problem, HEURISTICS, {"slow": slow}, Effort(repeats=1, budget=0.05))
-    rows = done.layers[done.layers.method == "slow"]
-    assert rows.status.tolist()[1:] == ["SKIPPED"] * 4
-    assert rows.note.iloc[-1] == "not tried: slow had used its 0.05 s for this setting"
+def test_all_limits_reach_the_exact_method_and_the_budget_is_for_the_call_that_counts(problem):
+    spy = Spy()
+    effort = Effort(repeats=1, tolerance=1e-3, time_limit=3.0, budget=7.0, jobs=2, seed=5)
+    study(problem, HEURISTICS, {"exact": spy}, effort)
+    expected = {"time_limit": 3.0, "gap": 1e-3, "seed": 5, "jobs": 2}
+    assert spy.calls[0][2] == expected
+    assert {name: value for name, value in spy.calls[1][2].items() if name != "progress"} == {**expected, "budget": 7.0}
 
 
-def test_a_solver_that_cannot_take_one_layer_still_gets_the_others(problem):
-    def picky(problem, hint):
-        if 2 in problem.load.layer_ids:
-            raise UnsupportedError("not this one")
-        return from_hint(problem, hint)
-
-    rows = study(problem, HEURISTICS, {"picky": picky}, Effort(repeats=1)).layers.query("method == 'picky'")
-    assert rows.status.eq("SKIPPED").tolist() == [False, False, True, False, False]
-
-
-def test_the_best_placement_is_the_best_row_of_each(problem):
-    done = study(problem, HEURISTICS, {}, Effort(repeats=1))
-    best = best_placement(problem, done.runs)
-    assert np.array_equal(metrics.makespan(metrics.gpu_load(problem.load, best)), best_makespan(done))
+def test_layers_beyond_the_budget_keep_what_was_known_and_say_so(problem):
+    rows = rows_of(
+        study(problem, {"contiguous": contiguous}, {"cpsat": solve_cpsat}, Effort(time_limit=2.0, budget=1e-9)), "cpsat"
+    )
+    late = rows[rows.note != ""]
+    assert len(late)
+    assert set(late.note) == {"not tried: the 1e-09 s for all layers were used up"}
+    assert set(rows.status) <= {"FEASIBLE", "OPTIMAL"}
 
 
-def test_hierarchical_bounds_are_at_least_the_global_ones_and_the_price_is_their_ratio():
-    rng = np.random.default_rng(1)
-    problem = PlacementProblem(rng.integers(1, 100, (3, 16)), 4, 16, num_nodes=2, num_groups=4, allow_empty_slots=True)
-    done = study(problem, HEURISTICS, {}, Effort(repeats=1))
+def test_an_exact_method_that_refuses_is_skipped_with_the_reason_and_never_called(problem):
+    spy = Spy()
+
+    @refuses(lambda problem: "is for other problems")
+    def picky(problem, **options):
+        return spy(problem, **options)
+
+    done = study(problem, HEURISTICS, {"picky": picky}, ONCE)
+    assert set(rows_of(done, "picky").status) == {"SKIPPED"}
+    assert set(rows_of(done, "picky").note) == {"picky is for other problems"}
+    assert not spy.calls
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UnsupportedError("not this one"), "SKIPPED"),
+        (NoPlacementError("not this one"), "NO_SOLUTION"),
+        (RuntimeError("not this one"), "ERROR"),
+    ],
+)
+def test_what_an_exact_method_raises_is_a_status_with_the_reason(problem, error, status):
+    def failing(problem, **options):
+        raise error
+
+    rows = rows_of(study(problem, HEURISTICS, {"failing": failing}, ONCE), "failing")
+    assert set(rows.status) == {status}
+    assert all(note.endswith("not this one") for note in rows.note)
+
+
+def test_statuses_and_notes_of_single_layers_survive_to_the_table(problem):
+    def mixed(problem, **options):
+        stops = [Stop.TIME_LIMIT, Stop.ERROR, Stop.SKIPPED, Stop.DONE, Stop.DONE]
+        notes = ["too slow", "broke", "too large", "", ""]
+        rows = contiguous(problem).phy2log.copy()
+        rows[:3] = -1
+        return Solution(problem, rows, stop=stops[: len(rows)], note=notes[: len(rows)])
+
+    rows = rows_of(study(problem, HEURISTICS, {"mixed": mixed}, ONCE), "mixed")
+    assert rows.status.tolist()[:3] == ["NO_SOLUTION", "ERROR", "SKIPPED"]
+    assert rows.note.tolist() == ["too slow", "broke", "too large", "", ""]
+    assert rows.makespan.isna().tolist() == [True, True, True, False, False]
+
+
+def test_known_holds_the_best_placement_and_the_best_bound_of_all_methods(problem):
+    def proves(problem, **options):
+        return Solution(problem, bound=Bound(0.999 * mean_load(problem), ("here",) * len(problem.load.values)))
+
+    done = study(problem, HEURISTICS, {"proves": proves, "cpsat": solve_cpsat}, ONCE)
+    best = done.layers.groupby("layer", sort=False).makespan.min().to_numpy()
+    assert np.array_equal(done.known.makespan, best)
+    assert np.array_equal(done.known.bound.value, done.layers.lower_bound[:5])
+    assert (done.known.bound.value >= done.runs["cpsat"].found.bound.value).all()
+    assert done.known.status == (SolveStatus.OPTIMAL,) * 5
+
+
+def test_a_bound_above_a_placement_is_a_contradiction_that_names_the_method(problem):
+    def liar(problem, **options):
+        return Solution(problem, bound=Bound(3 * mean_load(problem), ("lie",) * len(problem.load.values)))
+
+    with pytest.raises(ContradictionError, match="liar: layer 0"):
+        study(problem, HEURISTICS, {"liar": liar}, ONCE)
+
+
+def test_progress_counts_every_layer_of_every_method_once(problem):
+    counted = {}
+
+    def failing(problem, **options):
+        raise RuntimeError("broken")
+
+    def half(problem, *, progress=None, **options):
+        if progress:
+            progress(2)
+        return Solution(problem, contiguous(problem))
+
+    def count(method, layers):
+        counted[method] = counted.get(method, 0) + layers
+
+    study(problem, HEURISTICS, {"failing": failing, "half": half, "cpsat": solve_cpsat}, ONCE, count)
+    assert counted == dict.fromkeys([*HEURISTICS, "failing", "half", "cpsat"], 5)
+
+
+def test_hierarchical_bounds_are_at_least_the_global_ones_and_the_price_is_their_ratio(hierarchical):
+    done = study(hierarchical, HEURISTICS, {}, ONCE)
     assert (done.layers.lower_bound >= done.layers.global_bound).all()
     assert np.allclose(done.layers.policy_price, done.layers.lower_bound / done.layers.global_bound)
-    assert np.array_equal(layer_bound(done.without_groups).value, done.layers.global_bound[:3])
+    assert np.array_equal(done.without_groups.known.bound.value, done.layers.global_bound[:3])
     assert not done.without_groups.problem.hierarchical
 
 
-def test_summary_numbers_are_those_of_the_layer_rows(problem):
-    done = study(problem, HEURISTICS, {}, Effort(repeats=3))
-    summary = summary_table([done])
-    assert tuple(summary.columns) == SUMMARY_COLUMNS
-    row, rows = summary.set_index("method").loc["eplb"], done.layers[done.layers.method == "eplb"]
-    assert row.mean_gap == pytest.approx(rows.gap.mean())
-    assert row.max_gap == rows.gap.max()
-    assert row.step_gap == pytest.approx(rows.makespan.sum() / rows.lower_bound.sum() - 1)
-    assert row.moves == rows.moves.sum()
-    assert row.sigma == metrics.sigma(metrics.gpu_load(problem.load, eplb(problem)))
-    assert row.runtime_ms_min <= row.runtime_ms_median <= row.runtime_ms_max
-    assert len(done.runs["eplb"].seconds) == 3
+def test_what_is_proven_without_groups_is_handed_to_the_exact_methods_with_groups():
+    alike = np.tile([1, 2, 3, 94], (3, 4))  # so that groups raise no bound
+    hierarchical = PlacementProblem(alike, 4, 16, num_nodes=2, num_groups=4, allow_empty_slots=True)
+    hints = []
 
-
-def test_tables_fit_100_columns_even_with_long_cells(problem):
-    from rich.console import Console
-
-    summary = summary_table([study(problem, {"a_method_with_a_name": eplb}, {}, Effort(repeats=1))])
-    row = summary.iloc[0].copy()
-    row["max_gap"], row["moves"], row["runtime_ms_median"], row["sigma"] = 12.34567, 123456, 123456.0, 1.2e-6
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(terminal("title", HEADINGS, [cells(row)]))
-    text = console.export_text()
-    assert "…" not in text
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
-
-
-def test_percent_never_shows_a_real_gap_as_zero():
-    assert [percent(v) for v in (0.0, 1e-9, 1e-5, 0.25)] == ["0.000", "<0.001", "0.001", "25.000"]
-
-
-def test_every_setting_has_four_pictures_of_modest_size(problem):
-    done = study(problem, HEURISTICS, {}, Effort(repeats=1))
-    drawn = pictures(done)
-    assert sorted(drawn) == ["boxplot", "gap_by_layer", "gap_runtime", "heatmap"]
-    for png in drawn.values():
-        assert min(Image.open(io.BytesIO(png)).size) > 250
-        assert len(png) < 400_000
-
-
-def test_pictures_stand_layers_without_load_and_methods_without_placement():
-    problem = PlacementProblem([[0, 0, 0, 0], [1, 2, 3, 4]], num_gpus=2, allow_empty_slots=True)
-
-    def broken(problem):
-        raise RuntimeError("broken")
-
-    done = study(problem, {"contiguous": contiguous, "broken": broken}, {}, Effort(repeats=1))
-    assert len(pictures(done)) == 4
-    assert pictures(study(problem, {"broken": broken}, {}, Effort(repeats=1))) == {}
-
-
-def test_open_layers_show_the_interval_that_holds_their_optimum(problem):
     def poor(problem):
-        return Placement(contiguous(problem).phy2log[:, ::-1], problem.num_experts, problem.num_gpus)
+        """Leave room between placement and bound: two groups share two GPUs, light experts on one of them."""
+        rows = np.tile([0, 1, 2, 4, 3, 5, 6, 7, 8, 9, 10, 12, 11, 13, 14, 15], (3, 1))
+        return Placement(rows, problem.num_experts, problem.num_gpus)
 
-    done = study(problem, {"poor": poor}, {}, Effort(repeats=1))
-    facts = {
-        "arguments": {"reference": None}, "traces": [], "impossible": ["t, 3 GPUs: no"], "small": [], "seed": 0,
-        "effort": {"gap": 1e-4, "hint": True}, "command": ["--trace", "a b"], "versions": {}, "machine": {},
-        "verification": None,
-    }  # fmt: skip
-    text = document([done], summary_table([done]), [], facts)
-    worst = done.layers.loc[done.layers.gap.idxmax()]
-    assert f"| {worst.layer} | {worst.lower_bound:.10g} | {worst.makespan:.10g} |" in text
-    assert "python scripts/gap_report.py --trace 'a b'" in text
-    assert "t, 3 GPUs: no" in text
+    def prover(problem, *, hint, **options):
+        """Proves a little more without groups, and nothing with them."""
+        hints.append(hint)
+        proven = None if problem.hierarchical else Bound(hint.bound.value * (1 + 1e-7), ("prover",) * len(hint))
+        return Solution(problem, hint.placement, proven)
+
+    done = study(hierarchical, {"poor": poor}, {"prover": prover}, ONCE)
+    assert "prover" in done.without_groups.known.bound.source
+    assert np.array_equal(hints[-1].bound.value, done.without_groups.known.bound.value)
+    assert hints[-1].bound.source == done.without_groups.known.bound.source

@@ -1,28 +1,27 @@
 """The benchmark runs on a tiny trace, and what does not depend on the clock is right."""
 
-import importlib.util
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarking.command import main
+from benchmarking.measure import alternate, balancer_rows, duel, exact_row, exponent, growth_rows
+from benchmarking.page import page
+from benchmarking.records import Facts, OpenLayer, Results
+from benchmarking.rivals import duels, numpy_eplb
+from benchmarking.tables import balancer_table, exact_table, growth_table, open_table
 
 from moeopt import PlacementProblem, rebalance_experts
 from moeopt.balancers import BALANCERS
 from moeopt.bounds import Bound
-from moeopt.report.benchmark import alternate, balancer_rows, duel, exact_row, exponent, scaling_rows
-from moeopt.report.benchmark_page import Results, balancer_table, exact_table, open_table, page, scaling_table
+from moeopt.report.machine import Machine
 from solvers import SOLVERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +41,12 @@ def trace(tmp_path_factory, loads):
     return path
 
 
-def test_one_run_writes_the_page_and_its_pictures_and_nothing_else(script, tmp_path, trace, capsys):
+def test_one_run_writes_the_page_and_its_pictures_and_nothing_else(tmp_path, trace, capsys):
     out = tmp_path / "out"
     peer = tmp_path / "engine.py"
     peer.write_text("from moeopt import rebalance_experts\n")
     options = ["--trace", trace, "--settings", "4/16,4/20", "--methods", "eplb,bldm", "--peer", peer, "--out", out]
-    assert script.main([*map(str, options), "--quick", "--no-fresh", "--no-exact"]) == 0
+    assert main([*map(str, options), "--quick", "--no-fresh", "--no-exact"]) == 0
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     figures = {f"figures/performance/{name}.png" for name in ("speed_quality", "scaling")}
     assert written == {"performance.md", *figures}
@@ -75,8 +74,8 @@ def test_one_run_writes_the_page_and_its_pictures_and_nothing_else(script, tmp_p
         (["--colour", "red"], "--colour"),
     ],
 )
-def test_bad_arguments_end_with_2_one_line_and_no_file(script, tmp_path, capsys, arguments, reason):
-    assert script.main([*arguments, "--quick", "--out", str(tmp_path / "out")]) == 2
+def test_bad_arguments_end_with_2_one_line_and_no_file(tmp_path, capsys, arguments, reason):
+    assert main([*arguments, "--quick", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert reason in error
     assert error.count("\n") == 1
@@ -84,15 +83,15 @@ def test_bad_arguments_end_with_2_one_line_and_no_file(script, tmp_path, capsys,
 
 
 @pytest.mark.parametrize(("num_gpus", "num_slots"), [(4, 16), (4, 20), (16, 16), (10, 30)])
-def test_the_numpy_version_places_as_the_drop_in_does(script, loads, num_gpus, num_slots):
+def test_the_numpy_version_places_as_the_drop_in_does(loads, num_gpus, num_slots):
     expected = rebalance_experts(loads, num_slots, 1, 1, num_gpus)[0].numpy()
-    assert np.array_equal(script.numpy_eplb(loads, num_slots, num_gpus), expected)
+    assert np.array_equal(numpy_eplb(loads, num_slots, num_gpus), expected)
 
 
-def test_plain_versions_place_as_ours_do_on_loads_without_ties(script, problem):
-    rows = list(script.duels(problem.load, 4, 20, {}))
-    assert [row["rival"] for row in rows] == ["plain EPLB in torch", "plain EPLB in numpy", "plain BLDM in lists"]
-    assert [row["same"] for row in rows] == [1.0, 1.0, 1.0]
+def test_plain_versions_place_as_ours_do_on_loads_without_ties(problem):
+    rows = list(duels(problem.load, 4, 20, {}))
+    assert [row.rival for row in rows] == ["plain EPLB in torch", "plain EPLB in numpy", "plain BLDM in lists"]
+    assert [row.same for row in rows] == [1.0, 1.0, 1.0]
 
 
 def test_calls_take_turns_and_the_order_changes_from_round_to_round():
@@ -108,40 +107,41 @@ def test_calls_take_turns_and_the_order_changes_from_round_to_round():
 
 
 def test_a_duel_states_how_many_times_as_fast_ours_is():
-    row = duel(("slow", lambda: sum(range(300_000))), ("fast", lambda: sum(range(3_000))), 3, 1.0)
-    assert row["times_low"] <= row["times"] <= row["times_high"]
-    assert row["times"] > 5
+    row = duel(2, 8, ("slow", lambda: sum(range(300_000))), ("fast", lambda: sum(range(3_000))), 3, 1.0)
+    assert row.times_low <= row.times <= row.times_high
+    assert (row.num_gpus, row.num_slots, row.rival, row.ours, row.same) == (2, 8, "slow", "fast", 1.0)
 
 
 def test_quality_of_a_balancer_is_that_of_its_placement_and_a_given_bound_counts(problem):
-    plain = {row["method"]: row for row in balancer_rows(problem, BALANCERS, rounds=1)}
+    plain = {row.method: row.measured for row in balancer_rows(problem, BALANCERS, rounds=1)}
     eplb = BALANCERS["eplb"](problem)
     share = np.take_along_axis(problem.load.values / eplb.replica_count, eplb.phy2log, axis=1)
     gpus = share.reshape(3, 4, 5).sum(axis=2)
     imbalance = gpus.max(axis=1) / gpus.mean(axis=1)
-    assert plain["eplb"]["mean_imbalance"] == pytest.approx(imbalance.mean())
-    assert plain["eplb"]["worst_imbalance"] == pytest.approx(imbalance.max())
+    assert plain["eplb"].mean_imbalance == pytest.approx(imbalance.mean())
+    assert plain["eplb"].worst_imbalance == pytest.approx(imbalance.max())
     proven = Bound(gpus.max(axis=1), ("elsewhere",) * 3)
-    judged = balancer_rows(problem, {"eplb": BALANCERS["eplb"]}, rounds=1, bound=proven)[0]
-    assert judged["max_gap"] == 0
-    assert judged["proven"] == 1
+    judged = balancer_rows(problem, {"eplb": BALANCERS["eplb"]}, rounds=1, bound=proven)[0].measured
+    assert judged.max_gap == 0
+    assert judged.proven == 1
 
 
 def test_a_method_that_refuses_a_setting_has_dashes(problem):
     odd = problem.load.values[:, :15]
     rows = balancer_rows(PlacementProblem(odd, 4, 16, allow_empty_slots=True), BALANCERS, rounds=1)
-    refused = [row for row in rows if "ms" not in row]
-    assert [row["method"] for row in refused] == ["hot_replication"]
+    refused = [row for row in rows if row.measured is None]
+    assert [row.method for row in refused] == ["hot_replication"]
+    assert "multiple of num_gpus=4" in refused[0].note
     assert "| hot_replication | - | - |" in balancer_table(rows)
 
 
 def test_what_the_exact_method_proved_is_counted_and_what_it_left_is_an_interval(loads):
-    row, bound = exact_row(PlacementProblem(loads[:, :6], num_gpus=2), SOLVERS["cpsat"], time_limit=20, gap=1e-4)
-    assert sum(count for _, count in row["closed"]) == row["proven"] == 3
-    assert np.all(bound.value > 0)
+    problem = PlacementProblem(loads[:, :6], num_gpus=2)
+    row = exact_row(problem, SOLVERS["cpsat"](problem, time_limit=20))
+    assert sum(count for _, count in row.closed) == row.proven == 3
     assert "| 2 / 6 | 3/3 |" in exact_table([row])
     assert open_table([row]) == "Every layer is proven."
-    half_done = {**row, "proven": 2, "open": [(7, 100.0, 110.0, 0.1)]}
+    half_done = replace(row, proven=2, still_open=(OpenLayer(7, 100.0, 110.0, 0.1),))
     assert "| 2 / 6 | 7 | 100 | 110 | 10.000 |" in open_table([half_done])
 
 
@@ -153,18 +153,24 @@ def test_growth_is_the_power_of_the_size():
 
 
 def test_a_method_that_could_take_too_long_is_left_out_from_there_on():
-    rows = scaling_rows({"eplb": BALANCERS["eplb"]}, [(16, 2, 16), (32, 4, 32), (64, 8, 64)], longest=0.0)
-    assert rows[0]["eplb"] > 0
-    assert np.isnan(rows[1]["eplb"])
-    assert np.isnan(rows[2]["eplb"])
-    assert "| 32 | 4 | 32 | - | - |" in scaling_table(rows)
+    rows = growth_rows({"eplb": BALANCERS["eplb"]}, [(16, 2, 16), (32, 4, 32), (64, 8, 64)], longest=0.0)
+    assert rows[0].seconds["eplb"] > 0
+    assert np.isnan(rows[1].seconds["eplb"])
+    assert np.isnan(rows[2].seconds["eplb"])
+    assert "| 32 | 4 | 32 | - | - |" in growth_table(rows)
 
 
 def test_lines_put_together_stay_within_100_columns(problem):
     rows = balancer_rows(problem, BALANCERS, rounds=1)
-    facts = {
-        "cpu": "c", "cores": 2, "layers": 3, "impossible": [], "repeats": 1, "time_limit": 1.0, "command": "python",
-        "date": "today", "platform": "p", "versions": {"numpy": "2"}, "traces": {"tiny": "here"},
-    }  # fmt: skip
+    facts = Facts(
+        command=("python",), date="today", machine=Machine("p", "c", 2), cluster=None, versions={"numpy": "2"},
+        traces={"tiny": "here"}, layers=3, impossible=(), repeats=1, time_limit=1.0,
+    )  # fmt: skip
     text = page(Results(balancers=rows), facts, [])
     assert max(map(len, text.splitlines())) <= 105
+
+
+def test_the_real_script_ends_with_2_and_one_line_for_bad_arguments():
+    command = [sys.executable, str(SCRIPT), "--settings", "8x256"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeopt import bounds
 from moeopt.balancers import contiguous
-from moeopt.solution import LayerOutcome, conclude
+from moeopt.bounds import Bound, mean_load
+from moeopt.solution import Solution
 from solvers import SOLVERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gap_report.py"
@@ -214,15 +214,9 @@ def test_verify_of_groups_on_nodes_checks_both_bounds(script, tmp_path, trace, c
 
 def liar(problem, **options):
     """A method whose certificate proves less than it claims."""
-    rows, bound = contiguous(problem).phy2log, bounds.mean_load(problem)
-    forged = {"method": "mean_load"}
-    return conclude(
-        problem,
-        [
-            LayerOutcome(phy2log=row, lower_bound=1.001 * value, bound_source="mean_load", certificate=forged)
-            for row, value in zip(rows, bound, strict=True)
-        ],
-    )
+    layers = problem.num_layers
+    bound = Bound(1.001 * mean_load(problem), ("mean_load",) * layers, ({"method": "mean_load"},) * layers)
+    return Solution(problem, contiguous(problem), bound)
 
 
 def test_a_forged_certificate_is_reported_and_ends_with_1(script, tmp_path, trace, capsys, monkeypatch):
@@ -264,7 +258,7 @@ def test_traces_of_one_name_get_distinct_names(script, tmp_path, trace):
         (["--jobs", "0"], "--jobs must be >= 1"),
         (["--repeats", "0"], "--repeats must be >= 1"),
         (["--seed", "-1"], "--seed must be >= 0"),
-        (["--seed", "99999999999999"], "--seed must be below"),
+        (["--seed", "99999999999999"], "--seed must be <= 2147483647"),
         (["--nodes", "2"], "--nodes and --groups belong together"),
         (["--groups", "2"], "--nodes and --groups belong together"),
         (["--nodes", "1", "--groups", "1"], "--nodes must be >= 2"),

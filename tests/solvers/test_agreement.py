@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from moeopt import PlacementProblem, SolveStatus, UnsupportedError
+from moeopt import Placement, PlacementProblem, SolveStatus, UnsupportedError, bounds, metrics
 from moeopt.balancers import search
-from solvers import SOLVERS, solve_brute_force, solve_cpsat, solve_milp
+from solvers import SOLVERS, solve, solve_brute_force, solve_cpsat, solve_milp
 from tests.instances import INSTANCES
 from tests.solvers.problems import GENERAL, SPECIAL, random_problem
 
@@ -66,6 +66,33 @@ def test_cpsat_and_highs_agree_with_brute_force(block):
 @pytest.mark.parametrize("block", range(3))
 def test_cbc_agrees_with_brute_force(block):
     _agree_on(range(block * 10, block * 10 + 10), ["cbc"])
+
+
+def test_cbcs_own_claim_of_optimality_makes_a_layer_optimal():
+    problem = PlacementProblem([[1, 4, 6, 6, 2, 11]], 2)
+    assert bounds.lower_bound(problem).value[0] < 16
+    for gap in (0.0, 1e-4, 1e-2):
+        solution = solve_milp(problem, backend="cbc", gap=gap)
+        assert solution.is_optimal
+        assert solution.bound_source == ("cbc",)
+        assert solution.makespan[0] <= 16 * (1 + gap)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_ceiling_that_is_the_float_makespan_of_a_placement_is_feasible_for_all(seed):
+    """And so is one that is lower by less than the slack that ``problem.check`` allows."""
+    rng = np.random.default_rng(seed)
+    load = rng.lognormal(1, 2, 5)
+    plain = PlacementProblem([load], 2, 6)
+    row = rng.permutation(np.append(np.arange(5), rng.integers(5)))
+    reached = metrics.makespan(metrics.gpu_load(plain.load, Placement(row, 5, 2)))
+    reference = rng.permutation(np.append(np.arange(5), rng.integers(5)))
+    for ceiling in (reached, reached * (1 - 5e-10)):
+        problem = PlacementProblem([load], 2, 6, reference=reference, max_makespan=ceiling)
+        problem.check(Placement(row, 5, 2))
+        answers = [solve_brute_force(problem, gap=0), solve_cpsat(problem, gap=0), solve(problem, gap=0)]
+        assert [answer.status[0] for answer in answers] == [SolveStatus.OPTIMAL] * 3
+        assert len({answer.moves[0] for answer in answers}) == 1
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from moeopt import bounds
 from moeopt._stop import Flag, side_by_side
+from moeopt.balancers.climbing.levels import level_rows
+from moeopt.balancers.climbing.stages import LEVEL, PAIRS, Stage, improve, stages
 from moeopt.balancers.pairing import anneal_layer
-from moeopt.balancers.search.levels import level_rows
-from moeopt.balancers.search.stages import LEVEL, PAIRS, Stage, improve, stages
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 

@@ -13,9 +13,8 @@ from moeopt import _arguments as arguments
 from moeopt._arrays import to_numpy
 from moeopt._stop import stoppable
 from moeopt.balancers._reasons import broken_reference
+from moeopt.balancers.climbing import climbed, near_bound
 from moeopt.balancers.local_search import descent
-from moeopt.balancers.search.climb import climb, near_bound
-from moeopt.balancers.search.nodes import better, climb_nodes, regrouped
 from moeopt.balancers.start import as_start, first_placement
 from moeopt.errors import InputError
 from moeopt.methods import refuses
@@ -120,16 +119,12 @@ def _improved(
 ) -> Placement:
     seed = arguments.seed(seed)
     goal = _target(problem, target)
-    first = first_placement(problem) if start is None else as_start(problem, start)
+    first = None if start is None else as_start(problem, start)
     if problem.max_moves is not None:
-        return stoppable(lambda stop: descent(problem, first, goal, stop), deadline)
-    if not problem.hierarchical:
-        return climb(problem, first, goal, seed, deadline, rounds)
-    found = climb_nodes(problem, first, goal, seed, deadline, 1)
-    if start is None and time.perf_counter() < deadline:
-        other = regrouped(problem, seed, deadline)
-        found = better(problem, found, climb_nodes(problem, other, goal, seed, deadline, 1))
-    return found if rounds == 1 else climb_nodes(problem, found, goal, seed, deadline, rounds)
+        return stoppable(
+            lambda stop: descent(problem, first_placement(problem) if first is None else first, goal, stop), deadline
+        )
+    return climbed(problem, first, goal, seed, deadline, rounds)
 
 
 def _target(problem: PlacementProblem, target: Any) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state
 from moeopt._stop import Flag, raised
-from moeopt.balancers.search.deals import construct, repack
+from moeopt.balancers.climbing.deals import construct, repack
 from moeopt.balancers.swaps import distinct, sum_loads
 
 _CAPS = 4

@@ -10,8 +10,8 @@ import numpy as np
 
 from moeopt._kernel import kernel
 from moeopt._random import random_state
-from moeopt.balancers.search.counts import recount
-from moeopt.balancers.search.deals import construct, repack
+from moeopt.balancers.climbing.counts import recount
+from moeopt.balancers.climbing.deals import construct, repack
 from moeopt.balancers.swaps import descend, sum_loads
 from moeopt.balancers.triples import walk_row
 from moeopt.problem import PlacementProblem

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import metrics
-from moeopt.balancers.search.climb import climb, near_bound
+from moeopt.balancers.climbing.climb import climb, near_bound
 from moeopt.balancers.start import first_placement, node_of_group
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
@@ -16,6 +17,23 @@ from moeopt.problem import PlacementProblem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+def climbed(
+    problem: PlacementProblem, start: Placement | None, goal: Floats, seed: int, deadline: float, rounds: int | None
+) -> Placement:
+    """Improve every layer of a problem that limits no moves by ``rounds`` of stages, until ``goal [layers]``.
+
+    From ``start``, or from a first placement; with groups on nodes then also from groups dealt from scratch.
+    """
+    first = first_placement(problem) if start is None else start
+    if not problem.hierarchical:
+        return climb(problem, first, goal, seed, deadline, rounds)
+    found = climb_nodes(problem, first, goal, seed, deadline, 1)
+    if start is None and time.perf_counter() < deadline:
+        other = regrouped(problem, seed, deadline)
+        found = better(problem, found, climb_nodes(problem, other, goal, seed, deadline, 1))
+    return found if rounds == 1 else climb_nodes(problem, found, goal, seed, deadline, rounds)
 
 
 def climb_nodes(
