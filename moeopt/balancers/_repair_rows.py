@@ -1,0 +1,204 @@
+"""The rows ``repair`` works on: one flat problem per layer, or per node of a layer where groups bind experts to nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt._kernel import kernel
+from moeopt.balancers._repair_anneal import anneal
+from moeopt.balancers._repair_cycles import go_home
+from moeopt.balancers._repair_greedy import descend
+from moeopt.balancers._repair_kernels import count_moves, enter, new_row, recount_loads, settle
+from moeopt.placement import Placement
+from moeopt.problem import PlacementProblem
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NO_LIMIT = 2**40
+"""More moves than any row has."""
+
+_GREEDY_LEVELS, _HOME_LEVELS = 3, 4
+"""Cycles visit at most one GPU more than this, before and after the ceiling is kept; longer ones save little."""
+
+_PARALLEL_SLOTS = 4096
+"""Slots in all rows together from which a second thread pays for itself."""
+
+_CHUNK = 20_000
+"""Steps of an annealing between two looks at the clock: a few milliseconds."""
+
+_HOT, _COLD = 3e-3, 3e-5
+"""Temperatures of an annealing, in mean GPU loads."""
+
+_PRICE = 0.5
+"""What an annealing pays for a move too many, in loads of a mean copy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Layers as flat problems: ``weight [rows, experts]``, ``reference [rows, reference slots]``.
+
+    Experts are numbered within their row; the number behind the last one is an empty slot, or in a
+    reference an expert of another node. ``member [rows, experts]`` has their numbers in the layer.
+    """
+
+    problem: PlacementProblem
+    member: Ints
+    weight: Floats
+    reference: Ints
+
+    @property
+    def per_layer(self) -> int:
+        """Rows of a layer: its nodes."""
+        return len(self.member) // self.problem.num_layers
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a row."""
+        return self.problem.num_gpus // self.per_layer
+
+    def placement(self, held: Ints) -> Placement:
+        """The placement that ``held [rows, slots]`` describes."""
+        number = np.concatenate([self.member, np.full((len(self.member), 1), -1)], axis=1)
+        slots = np.take_along_axis(number, held, axis=1).reshape(self.problem.num_layers, -1)
+        return Placement(slots, self.problem.num_experts, self.problem.num_gpus)
+
+    def held(self, placement: Placement) -> Ints:
+        """``[rows, slots]`` of a placement in the rows' own numbers."""
+        return _own_numbers(self.member, placement)
+
+
+def rows_of(problem: PlacementProblem, hosts: Placement) -> Rows:
+    """Rows of ``problem``, every group where ``hosts`` has it."""
+    assert problem.reference is not None
+    nodes = problem.num_nodes if problem.hierarchical else 1
+    order: Any = np.broadcast_to(np.arange(problem.num_experts), (problem.num_layers, problem.num_experts))
+    if nodes > 1:
+        per_node = hosts.copies.reshape(problem.num_layers, nodes, -1, problem.num_experts).sum(axis=2)
+        order = np.argsort(per_node.argmax(axis=1), axis=1, kind="stable")
+    member = order.reshape(problem.num_layers * nodes, -1)
+    loads: Any = np.take_along_axis(problem.load.values, order, axis=1)
+    weight = loads.reshape(member.shape).astype(float)
+    return Rows(problem, member, weight, _own_numbers(member, problem.reference))
+
+
+def _own_numbers(member: Ints, placement: Placement) -> Ints:
+    rows, experts = member.shape
+    number = np.full((rows, placement.num_experts + 1), experts)  # the last column serves empty slots
+    np.put_along_axis(number, member, np.arange(experts)[None, :], axis=1)
+    return np.take_along_axis(number, placement.phy2log.reshape(rows, -1), axis=1)
+
+
+def repair_rows(
+    rows: Rows, start: Ints, ceiling: Floats, *, limit: int = NO_LIMIT, forwards: bool = True
+) -> tuple[Ints, Ints]:
+    """Bring every row under its ceiling with few moves, then copies home.
+
+    Parameters
+    ----------
+    start
+        ``[rows, slots]`` to begin from.
+    ceiling
+        ``[rows]``.
+    limit
+        Moves after which a row is left as it is.
+    forwards
+        Whether rows above their ceiling are repaired; else they are left alone.
+
+    Returns
+    -------
+    held, moves
+        ``[rows, slots]`` and ``[rows]``.
+    """
+    held, moves = start.copy(), np.empty(len(start), np.int64)
+    rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
+
+    def run(part: slice) -> None:
+        data = rows.weight[part], rows.reference[part], ceiling[part]
+        _repair(held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part])
+
+    _in_threads(run, held)
+    return held, moves
+
+
+def anneal_rows(
+    rows: Rows, best: Ints, moves: Ints, ceiling: Floats, steps: int, seed: int, deadline: float | None
+) -> None:
+    """Look for placements under the ceiling with fewer than ``moves [rows]``; both arrays are updated.
+
+    Every row makes ``steps`` steps, unless the clock says ``deadline``.
+    """
+    now = best.copy()
+    state = np.full((len(best), 1), 0x9E3779B97F4A7C15 ^ (seed * 0x2545F4914F6CDD1D % 2**63), np.uint64)
+    rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
+    chunks = -(-steps // _CHUNK)
+    heat = _HOT * (_COLD / _HOT) ** (np.arange(chunks + 1) / chunks)
+
+    def run(part: slice) -> None:
+        for chunk in range(chunks):
+            for row in range(len(best))[part]:
+                if deadline is not None and time.perf_counter() >= deadline:
+                    return
+                one = slice(row, row + 1)
+                data = rows.weight[one], rows.reference[one], ceiling[one], np.int64(rows.gpus), *rules
+                cooling = float(heat[chunk]), float(heat[chunk + 1]), np.int64(min(steps, _CHUNK))
+                _anneal(now[one], *data, _PRICE, *cooling, state[one], best[one], moves[one])
+
+    _in_threads(run, best)
+
+
+def _in_threads(run: Callable[[slice], None], held: Ints) -> None:
+    """Call ``run`` with slices that cover the rows, in two threads where that pays."""
+    threads = 2 if held.size >= _PARALLEL_SLOTS and len(held) > 1 else 1
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, [slice(first, None, threads) for first in range(threads)]))
+
+
+@kernel
+def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, gaps, moves):  # type: ignore[no-untyped-def]
+    """Repair every row in place, once with cycles and once without; or bring home only."""
+    row = new_row(held.shape[1], gpus, weight.shape[1])
+    best = np.empty(held.shape[1], np.int64)
+    for r in range(held.shape[0]):
+        enter(row, held[r], weight[r], reference[r])
+        fewest, least = 0, np.inf
+        for attempt in range(2 if forwards else 1):
+            if attempt > 0:
+                settle(row, held[r])
+            if forwards:
+                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, _GREEDY_LEVELS * (1 - attempt))
+            if recount_loads(row) <= ceiling[r]:
+                go_home(row, ceiling[r], _HOME_LEVELS, colocated)
+            found, most = count_moves(row), max(recount_loads(row), ceiling[r])
+            if most < least or (most == least and found < fewest):
+                fewest, least = found, most
+                best[:] = row.held
+            if found == 0:
+                break
+        held[r], moves[r] = best, fewest
+
+
+@kernel
+def _anneal(  # type: ignore[no-untyped-def]
+    now, weight, reference, ceiling, gpus, colocated, gaps, price, hot, cold, steps, state, best, moves
+):
+    """Anneal every row from ``now``, where it is left; what improves on ``best`` goes home as far as it can."""
+    row = new_row(now.shape[1], gpus, weight.shape[1])
+    for r in range(now.shape[0]):
+        enter(row, now[r], weight[r], reference[r])
+        total = weight[r].sum()
+        scale = price * total / now.shape[1], hot * total / gpus, cold * total / gpus
+        fewest = anneal(row, reference[r], ceiling[r], colocated, gaps, *scale, steps, state[r], best[r], moves[r])
+        now[r] = row.held
+        if fewest < moves[r]:
+            enter(row, best[r], weight[r], reference[r])
+            go_home(row, ceiling[r], _HOME_LEVELS, colocated)
+            moves[r] = count_moves(row)
+            best[r] = row.held
