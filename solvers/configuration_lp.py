@@ -141,6 +141,8 @@ def solve_configuration(
     ------
     InputError
         If an argument breaks its rule; PlacementError if the hint is not feasible.
+    ContradictionError
+        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
     UnsupportedError
         For another number of slots per GPU, a hierarchical or a move-limited problem.
 

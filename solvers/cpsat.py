@@ -75,6 +75,8 @@ def solve_cpsat(
     ------
     InputError
         If an argument breaks its rule; PlacementError if the hint is not feasible.
+    ContradictionError
+        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
 
     Notes
     -----

@@ -128,6 +128,8 @@ def drive(
     ------
     InputError
         If an argument breaks its rule; PlacementError if the hint is not feasible.
+    ContradictionError
+        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
     """
     known = known_before(problem, hint, limits.gap)
     return work(known, method, limits, first=first, jobs=jobs, budget=budget, progress=progress)

@@ -57,6 +57,8 @@ def solve_milp(
     InputError
         If an argument breaks its rule or the backend is unknown; PlacementError if the hint is
         not feasible.
+    ContradictionError
+        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Two slots a GPU: search the replica counts, prove that no others do better."""
+"""Two slots per GPU: search the replica counts, prove that no others do better."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def solve_pairing(
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Optimal placement for two slots a GPU, with or without replicas.
+    """Optimal placement for two slots per GPU, with or without replicas.
 
     Parameters
     ----------
@@ -100,6 +100,8 @@ def solve_pairing(
     ------
     InputError
         If an argument breaks its rule; PlacementError if the hint is not feasible.
+    ContradictionError
+        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
     UnsupportedError
         For another number of slots per GPU, a hierarchical or a move-limited problem, or millions of counts.
 

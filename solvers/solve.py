@@ -1,4 +1,4 @@
-"""Just give me the optimum: bounds and search first, stronger and more expensive methods only where they are needed."""
+"""The optimum: bounds and search first, stronger and more expensive methods only where they are needed."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ def solve(
     ------
     InputError
         If an argument breaks its rule; PlacementError if the hint is not feasible.
+    ContradictionError
+        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
     """
     limits = Limits(time_limit, gap, workers, seed)
     started = time.perf_counter()

@@ -46,8 +46,8 @@ ON_MOVES = frozenset({"moves_needed", "arrivals_needed", "copies_needed", "regro
 def lower_bound(problem: PlacementProblem) -> Bound:
     """Best cheap bound on the problem's objective, per layer, and where it came from.
 
-    ``hottest_gpus`` can be sharper where a few experts dominate, and is more expensive;
-    ``solvers.solve`` tries it.
+    Others can be sharper and are more expensive: ``hottest_gpus`` where a few experts dominate, and those of
+    ``solvers``. ``solvers.solve`` tries them.
     """
     names = [name for name in BOUNDS if (name in ON_MOVES) == (problem.objective == "moves")]
     values = np.array([BOUNDS[name](problem) for name in names])

@@ -98,7 +98,7 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
     Returns
     -------
     Verification
-        A verdict a layer. A false claim, a false or malformed certificate included, is a
+        A verdict per layer. A false claim, a false or malformed certificate included, is a
         verdict with the reason, never an exception.
 
     Notes
@@ -107,7 +107,7 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
     values (to 1e-9 relative, as they are rounded), the status, and the bound against its certificate:
     exactly, without any tolerance. See ``docs/certificates.md`` for the mathematics. A bound without
     certificate, from a solver's search, is only held against the placement. O(layers * slots * log
-    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so a layer.
+    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so per layer.
     """
     fields = (solution.status, solution.lower_bound, solution.makespan, solution.moves, solution.objective,
               solution.bound_source, solution.certificate)  # fmt: skip
@@ -131,7 +131,7 @@ def verify_bound(problem: PlacementProblem, bound: Bound) -> Verification:
     Returns
     -------
     Verification
-        A verdict a layer, none of which speaks of a placement.
+        A verdict per layer, none of which speaks of a placement.
     """
     return verify(problem, Solution(problem, bound=bound))
 
