@@ -15,7 +15,7 @@ from typer import Option
 BENCHMARK = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 """In a checkout only: the benchmark compares with the plain versions among its tests."""
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def _print_version(wanted: bool) -> None:

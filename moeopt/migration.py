@@ -52,7 +52,7 @@ def migration_rounds(reference: Placement, placement: Placement, per_round: int 
     ones, so all that it ends with are kept or move, and one of them exists at any time. And a GPU with ``D``
     arrivals needs ``D / per_round`` rounds.
 
-    An edge is coloured by swapping two colours along an alternating path: O(slots * GPUs) a layer.
+    An edge is coloured by swapping two colours along an alternating path: O(slots * GPUs) per layer.
 
     References
     ----------
@@ -76,7 +76,7 @@ def migration_senders(reference: Placement, placement: Placement) -> NDArray[np.
     -1 where nothing is received: in slots of experts that their GPU held before, further slots of an expert that
     it receives already, and empty ones. Every copy is read from a GPU that holds the expert in
     ``reference``, the one with the fewest sends so far; experts with few holders choose first.
-    O(slots * GPUs) a layer.
+    O(slots * GPUs) per layer.
 
     Raises
     ------

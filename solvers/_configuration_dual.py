@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers._configuration_pricing import dearest, lightest, undominated
+from solvers._configuration_pricing import lightest, most_valuable, undominated
 from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]
@@ -162,11 +162,11 @@ class Dual:
         return True
 
     def _separate(self, at: Floats, prices: Floats, threshold: float) -> int:
-        """Add the contents within ``threshold`` dearest ``at`` these prices that break the LP's; how many."""
+        """Add the contents within ``threshold`` most valuable ``at`` these prices that break the LP's; how many."""
         items, size, value = self._front(at[self.expert] / self.copies)
         members = np.zeros((len(items), self.slots_per_gpu), dtype=np.int64)
         worth = np.full(len(items), -1.0)
-        dearest(size, value, threshold * (1 + 3 * _MARGIN), self.slots_per_gpu, members, worth)
+        most_valuable(size, value, threshold * (1 + 3 * _MARGIN), self.slots_per_gpu, members, worth)
         each = prices[self.expert] / self.copies
         added = 0
         for row in items[members[worth > 1 + _PRECISION]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -14,6 +16,9 @@ Integers = NDArray[np.int64]
 
 MAX_CONTENTS = 6000
 """Contents above which branch and bound no longer ends in seconds; layers near their mean load have far more."""
+
+MAX_NODES = 5000
+"""Nodes of the branch and bound, after which it gives up whatever time is left."""
 
 MAX_SIZES = 2000
 """Different replica sizes whose pairs are listed."""
@@ -49,7 +54,7 @@ def fill_contents(
     replicas at least so large: one row a size, chained by the surplus. Hence only contents whose
     third place is the largest that fits matter. Let ``slack`` be ``num_gpus`` less the sum of prices:
     no placement holds a content worth less than ``1 - slack``, nor an expert in a number of copies
-    that costs ``slack`` more than its price (a place costs as much as the dearest replica that fits
+    that costs ``slack`` more than its price (a place is worth as much as the most valuable replica that fits
     it), so leaving those out loses nothing.
     """
     slack = num_gpus - float(prices.sum()) + FLOAT_RESOLUTION
@@ -122,14 +127,14 @@ def _solve(
     model = highspy.Highs()
     # From an interior point the search dives to a solution at once; presolve costs more than it saves.
     settings = {"output_flag": False, "threads": 1, "mip_lp_solver": "ipm", "presolve": "off"}
-    for name, value in (settings | {"time_limit": seconds, "mip_max_improving_sols": 1}).items():
+    for name, value in (settings | {"mip_max_nodes": MAX_NODES, "mip_max_improving_sols": 1}).items():
         model.setOptionValue(name, value)
     model.addVars(len(most), np.zeros(len(most)), most)
     whole = np.arange(options + kinds, dtype=np.int32)
     model.changeColsIntegrality(len(whole), whole, np.array([highspy.HighsVarType.kInteger] * len(whole)))
     starts, indices = matrix.indptr[:-1].astype(np.int32), matrix.indices.astype(np.int32)
     model.addRows(len(lower), lower, upper, matrix.nnz, starts, indices, matrix.data)
-    run(model, long=True)
+    run(model, time.perf_counter() + seconds, long=True)
     if model.getInfo().primal_solution_status != 2:
         return None
     values = np.rint(model.getSolution().col_value).astype(np.int64)

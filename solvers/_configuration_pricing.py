@@ -9,7 +9,7 @@ from moeopt._kernel import kernel
 
 @kernel
 def undominated(order, size, price, kept):  # type: ignore[no-untyped-def]
-    """Keep, of the items in rising ``size`` (``order``), those dearer than every lighter one; return how many."""
+    """Keep, of the items in rising ``size`` (``order``), those worth more than every lighter one; return how many."""
     count = 0
     best = price[order[0]] * 0
     for item in order:
@@ -23,12 +23,12 @@ def undominated(order, size, price, kept):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def dearest(size, price, capacity, slots, members, value):  # type: ignore[no-untyped-def]
-    """For each item of a front, the dearest content of ``slots`` items within ``capacity`` whose largest it is.
+def most_valuable(size, price, capacity, slots, members, value):  # type: ignore[no-untyped-def]
+    """For each item of a front, the most valuable content of ``slots`` items within ``capacity`` whose largest it is.
 
     ``size`` and ``price`` rise together from an item (0, 0), which stands for an empty slot.
     ``members[item, 0..slots-1]`` receives the content, ``value[item]`` its price; -1 where the item
-    does not fit, or where a larger one fits as often as there are slots and is dearer.
+    does not fit, or where a larger one fits as often as there are slots and is more valuable.
     """
     value[:] = -1.0
     for anchor in range(size.size - 1, 0, -1):
@@ -66,7 +66,7 @@ def lightest(size, price, needed, slots):  # type: ignore[no-untyped-def]
     for anchor in range(1, size.size):
         if size[anchor] >= best:
             break
-        if price[anchor] * slots < needed:  # the largest item of a content is its dearest
+        if price[anchor] * slots < needed:  # the largest item of a content is its most valuable
             continue
         for first in range(1 if slots < 4 else anchor + 1):
             base = size[anchor] + size[first]

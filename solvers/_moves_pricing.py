@@ -97,14 +97,14 @@ def best_contents(held, gpu, gpus, full, last, size, keep, bring, cost, worth, o
         while end < gpu.size and gpu[end] == g:
             i, e = end - begin, held[end]
             value[i + 1] = value[i]
-            dearest = -np.inf
+            highest = -np.inf
             for t in range(classes - 1, -1, -1):  # by rising size: a larger copy must be worth more
                 z = size[e, t]
-                if last[e, t] == 0 or z > capacity or keep[end, t] <= dearest:
+                if last[e, t] == 0 or z > capacity or keep[end, t] <= highest:
                     continue
-                dearest = keep[end, t]
+                highest = keep[end, t]
                 for n in range(min(i + 1, slots)):
-                    _raise_to(value[i + 1, n + 1, z:], value[i, n, : capacity + 1 - z], dearest)
+                    _raise_to(value[i + 1, n + 1, z:], value[i, n, : capacity + 1 - z], highest)
             end += 1
         count = end - begin
         best, stay, arrive, room = -np.inf, 0, 0, 0

@@ -1,6 +1,6 @@
 """The choice of replica counts at a threshold, as columns and rows; exact integer arithmetic.
 
-For two slots a GPU and given counts, a makespan of at most T is reached exactly if no size exceeds
+For two slots per GPU and given counts, a makespan of at most T is reached exactly if no size exceeds
 T and for every v in (T/2, T] the replicas of size >= v find as many partners of size <= T - v:
 
     f(v) = #{size >= v} + #{size > T - v} <= slots,        and f(2T) = #{all} <= slots.

@@ -24,7 +24,7 @@ from solvers.drive import Hint, Limits, Progress, descended, drive
 Floats = NDArray[np.float64]
 
 MAX_PAIRS = {2: 200_000, 3: 50_000, 4: 1_000}
-"""Pairs of expert and replica count that pricing can take, by slots a GPU: it is quadratic, at four slots cubic."""
+"""Pairs of expert and replica count that pricing can take, by slots per GPU: it is quadratic, at four slots cubic."""
 
 
 def configuration_bound(
@@ -59,7 +59,7 @@ def configuration_bound(
     InputError
         For loads that are not one layer's, or more experts than slots.
     UnsupportedError
-        For one slot or more than four slots a GPU, or more pairs of expert and count than ``MAX_PAIRS``.
+        For one slot or more than four slots per GPU, or more pairs of expert and count than ``MAX_PAIRS``.
 
     Notes
     -----
@@ -75,7 +75,7 @@ def configuration_bound(
     **The exact check.** With Python integers or fractions: every entry of ``prices`` is an integer
     >= 0, ``needed * num_gpus <= sum(prices) + num_gpus - 1``, and no multiset of at most
     ``slots_per_gpu`` pairs ``(e, c)`` has ``sum(ceil(prices[e] / c)) >= needed`` and
-    ``sum(loads[e] / c) < threshold``. Sorting the pairs by load and keeping those dearer than every
+    ``sum(loads[e] / c) < threshold``. Sorting the pairs by load and keeping those more valuable than every
     lighter one leaves few; for three slots one pass with two pointers for each is exact.
 
     **The best prices** solve the dual of the configuration LP with replica counts: maximise
@@ -94,11 +94,11 @@ def configuration_bound(
         raise InputError(f"loads must be those of one layer, got {problem.num_layers} layers")
     loads = problem.load.values[0].astype(float)
     if slots_per_gpu not in MAX_PAIRS:
-        raise UnsupportedError(f"the configuration LP covers 2 to 4 slots a GPU, not {slots_per_gpu}")
+        raise UnsupportedError(f"the configuration LP covers 2 to 4 slots per GPU, not {slots_per_gpu}")
     if _pairs(problem) > MAX_PAIRS[slots_per_gpu]:
         raise UnsupportedError(
             f"the configuration LP takes at most {MAX_PAIRS[slots_per_gpu]} pairs of expert and replica count "
-            f"at {slots_per_gpu} slots a GPU, not {_pairs(problem)}"
+            f"at {slots_per_gpu} slots per GPU, not {_pairs(problem)}"
         )
     if not loads.any():
         nothing = {"method": "configuration_lp", "prices": [0] * len(loads), "needed": 0, "threshold": 0.0}
@@ -170,9 +170,6 @@ _ROUNDS = ((32, 1, False), (1, 0, True), (32, 3, True), (8, 3, True), (3, 3, Tru
 
 _MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
-
-_MASTER_SECONDS = 60.0
-"""Seconds for it on a layer without time limit."""
 
 _SCHEDULES = ((2.0, 0.8), (4.0, 0.6))
 """First and last temperature of a walk, in units of a GPU's average slack: the first finds more, the second others."""
@@ -253,7 +250,7 @@ class _LayerSearch:
             counts = self._round(relaxation.shares, draw=walk > 0)
             self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
         if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
-            seconds = min(_MASTER_SHARE * self.limits.left, _MASTER_SECONDS)
+            seconds = _MASTER_SHARE * self.limits.left
             full = not self.problem.allow_empty_slots
             phy2log = fill_contents(
                 self.load, self.problem.num_gpus, ceiling, relaxation.prices, full=full, seconds=seconds

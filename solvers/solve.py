@@ -24,8 +24,8 @@ _SEARCH_ROUNDS = 30
 _HOTTEST_NODES = 200_000
 """Ten times what the bound spends by default; tens of milliseconds per layer."""
 
-_PRICES_SHARE, _PRICES_SECONDS = 0.5, 10.0
-"""Share of the time left that prices on copies may take, and seconds without a limit: about as long as they rise."""
+_PRICES_SHARE = 0.5
+"""Share of the time left that prices on copies may take."""
 
 _SMALL = 24
 """Slots up to which CP-SAT is quicker than any detour."""
@@ -129,7 +129,7 @@ def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) ->
 @refuses(_no_prices)
 def copy_prices(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
     """Prices on copies: a bound on moves, where the best placement known is not proven to have the fewest."""
-    seconds = _PRICES_SECONDS if math.isinf(limits.left) else _PRICES_SHARE * limits.left
+    seconds = None if math.isinf(limits.left) else _PRICES_SHARE * limits.left
     return Solution(problem, bound=moves_bound(problem, time_limit=seconds, target=known.objective))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._random import below
 from moeopt.balancers._repair_kernels import (
     arrival,
     count_moves,
@@ -16,7 +17,6 @@ from moeopt.balancers._repair_kernels import (
     replacement,
     spread,
 )
-from moeopt._random import below
 
 
 @kernel
@@ -117,8 +117,8 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
             if b == a or (b == empty and not gaps) or not may_enter(row, b, f, colocated):
                 continue
             cost = arrival(row, b, f) - departure(row, a, f)
-            dear = price * (max(moves + cost - fewest + 1, 0) - max(moves - fewest + 1, 0))
-            rise = dear + replacement(row, p, b, spread(row, a, -1, ceiling), spread(row, b, 1, ceiling), ceiling)
+            extra = price * (max(moves + cost - fewest + 1, 0) - max(moves - fewest + 1, 0))
+            rise = extra + replacement(row, p, b, spread(row, a, -1, ceiling), spread(row, b, 1, ceiling), ceiling)
             if rise <= 0.0 or draw(state) < np.exp(-rise / heat):
                 replace(row, p, b)
                 moves += cost

@@ -1,6 +1,6 @@
 """Bounds for every problem: mean load, hottest replica, and what must sit beside it.
 
-Notation: loads ``w_1 >= w_2 >= ..`` of one layer, ``m`` GPUs, ``k`` slots a GPU, ``R`` redundant
+Notation: loads ``w_1 >= w_2 >= ..`` of one layer, ``m`` GPUs, ``k`` slots per GPU, ``R`` redundant
 slots, ``S_t`` the sum of the ``t`` smallest loads.
 """
 

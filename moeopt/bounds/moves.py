@@ -64,7 +64,7 @@ def arrivals_needed(problem: PlacementProblem) -> Floats:
     arrives somewhere. The smaller of the two holds, and so does the bound without groups.
 
     Counts are exact; for other loads every comparison allows for the rounding of its sums.
-    O(experts * (log experts + GPUs)) a layer at worst.
+    O(experts * (log experts + GPUs)) per layer at worst.
     """
     if problem.max_makespan is None or not _partitions(problem).any():
         return nothing(problem)
@@ -134,7 +134,7 @@ def makespan_within_moves(problem: PlacementProblem) -> Floats:
     With replicas it is ``copies_needed``: the ``max_moves`` extra copies are best granted one by one to
     the expert with the largest load per copy, as in ``hottest_replica``. With groups on nodes, fewer moves
     than two groups have experts leave every group where it is, and some GPU of the fullest node carries at
-    least the node's mean. O(log W) times ``arrivals_needed``, or O(max_moves * experts) a layer.
+    least the node's mean. O(log W) times ``arrivals_needed``, or O(max_moves * experts) per layer.
     """
     if problem.reference is None or problem.max_moves is None:
         return nothing(problem)

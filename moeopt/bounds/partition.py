@@ -1,7 +1,7 @@
 """Lower bounds for partitions (one copy of every expert) that look at where the hottest experts can sit.
 
 Notation: loads ``w_1 >= w_2 >= ..`` of one layer, ``m`` GPUs, ``k``
-slots a GPU, ``S_t`` the sum of the ``t`` smallest loads, ``H_j`` the sum of the ``j`` largest.
+slots per GPU, ``S_t`` the sum of the ``t`` smallest loads, ``H_j`` the sum of the ``j`` largest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def hot_on_few_gpus(problem: PlacementProblem) -> Floats:
     ``(H_j + S_{qk-j}) / q``. The larger of the two holds for this ``q``, the least over ``q`` for
     every placement, the greatest over ``j`` is returned. ``j`` = all experts gives the mean load,
     ``j <= m`` the bounds of Dell'Amico and Martello [1]_, ``j = qm + 1`` the pigeonhole principle.
-    O(experts * GPUs) a layer, and never more than a few
+    O(experts * GPUs) per layer, and never more than a few
     million steps: where that is exceeded only some ``j`` are used.
 
     References
@@ -56,7 +56,7 @@ def hottest_gpus(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> F
     ``w_1 .. w_j``, ``k-1`` to each, found by exhaustive depth-first search. Or they occupy ``q < j``
     GPUs, and the bound of ``hot_on_few_gpus`` for that ``q`` holds. The smaller of the two holds
     for every ``j``. A search that grows beyond ``max_nodes`` gives no bound; the default costs about a
-    millisecond a layer, ten times as many nodes settle almost every recorded layer.
+    milliseconds per layer, ten times as many nodes settle almost every recorded layer.
     """
     return certified_hottest_gpus(problem, max_nodes=max_nodes)[0]
 

@@ -53,7 +53,7 @@ def hottest_replica(layer: ExactLayer, value: Fraction, certificate: dict[str, A
 
 
 def hottest_with_companions(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
-    """Beside the hottest replica sit at least ``k-1-R`` different whole experts (or dearer companions)."""
+    """Beside the hottest replica sit at least ``k-1-R`` different whole experts (or heavier companions)."""
     companions = max(layer.slots_per_gpu - 1 - layer.num_redundant, 0)
     hottest_replica(layer, value - sum(sorted(layer.loads)[:companions]), certificate)
 

@@ -33,6 +33,9 @@ CHECKS = {
 FLOAT_FIELDS = Fraction(1, 10**9)
 """Relative distance that a rounded number (makespan, ceiling, gap) may have from the exact one."""
 
+ROUNDED_SUMS = Fraction(1, 2**40)
+"""What a float sum that keeps the ceiling may hide at most, relative."""
+
 FINEST_GAP = Fraction(1, 10**6)
 """The finest tolerance that the status OPTIMAL honours."""
 
@@ -234,7 +237,7 @@ def _numbers(layer: ExactLayer, gpus: list[dict[int, int]], makespan: Fraction, 
             raise Rejected(f"{moved} moves exceed max_moves={layer.max_moves}")
         if layer.ceiling is not None:
             objective = Fraction(moved)
-    if layer.ceiling is not None and tokens > layer.ceiling * (1 + FLOAT_FIELDS):
+    if layer.ceiling is not None and tokens > layer.ceiling * (1 + ROUNDED_SUMS):
         raise Rejected(f"makespan {short(tokens)} exceeds max_makespan={short(layer.ceiling)}")
     _rounded("objective", solution.objective[i], objective)
     return objective

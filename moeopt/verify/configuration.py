@@ -19,7 +19,7 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
 
     A replica of an expert with c copies is worth the price of the expert over c, rounded up; so all
     replicas are worth at least the sum of the prices, and some GPU holds ``needed`` or more as soon
-    as ``(needed - 1) * gpus < sum``. Of all replicas, with any number of copies, only those dearer
+    as ``(needed - 1) * gpus < sum``. Of all replicas, with any number of copies, only those more valuable
     than every lighter one matter; the contents of such replicas are searched.
     """
     threshold = number(certificate, "threshold") * layer.scale
@@ -47,7 +47,7 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
 
 
 def _front(replicas: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Sizes and prices of an empty slot and of the replicas dearer than every lighter one; both rise."""
+    """Sizes and prices of an empty slot and of the replicas more valuable than every lighter one; both rise."""
     sizes, prices = [0], [0]
     for size, price in sorted(replicas, key=lambda replica: (replica[0], -replica[1])):
         if price > prices[-1]:
@@ -59,7 +59,7 @@ def _front(replicas: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 class _Contents:
-    """The search for a light and dear content of a GPU, dearest replica first."""
+    """The search for a light and valuable content of a GPU, most valuable replica first."""
 
     def __init__(self, sizes: list[int], prices: list[int]) -> None:
         self.sizes, self.prices, self.steps = sizes, prices, 0
@@ -67,7 +67,7 @@ class _Contents:
     def exists(self, slots: int, needed: int, limit: int, last: int) -> bool:
         """Whether ``slots`` replicas of the front up to ``last`` are worth ``needed`` and lighter than ``limit``.
 
-        The dearest has at least its share of the price. The last one is the lightest dear enough.
+        The most valuable has at least its share of the price. The last one is the lightest valuable enough.
         """
         sizes, prices = self.sizes, self.prices
         if slots == 1:

@@ -1,4 +1,4 @@
-"""Re-check bounds for two slots a GPU from weighted points, in exact integers."""
+"""Re-check bounds for two slots per GPU from weighted points, in exact integers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) 
     x if s >= p and x again if s > T - p. Of two copies on a GPU, if one has s >= p, the other has at
     most T - p: together they cost at most 2x, a lone copy too. So all copies together cost at most
     slots * sum(x). Every expert picks a count among those still possible; the cheapest counts of
-    all leave a slack. Slack below zero refutes T; a count dearer than its expert's cheapest by more
+    all leave a slack. Slack below zero refutes T; a count that costs more than its expert's cheapest by more
     than the slack is possible no longer, in this and the following rounds.
     """
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
     if layer.slots_per_gpu != 2:
-        raise Rejected(f"the certificate is for two slots a GPU, the problem has {layer.slots_per_gpu}")
+        raise Rejected(f"the certificate is for two slots per GPU, the problem has {layer.slots_per_gpu}")
     rounds = certificate.get("rounds")
     if not isinstance(rounds, list) or not all(isinstance(step, dict) for step in rounds):
         raise Rejected("the certificate's 'rounds' is not a list of rounds")

@@ -45,7 +45,7 @@ MEMORY_SHAPES = ((58, 256, 32, 288), (1, 100_000, 12_500, 100_000))
 
 QUICK_LAYERS, QUICK_SETTINGS = 6, ((8, 256), (32, 288))
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from moeopt import InputError, PlacementProblem
 from solvers import SOLVERS
 
 SPECIAL = {"pairing": 2, "configuration": 3}
-"""Exact methods made for one number of slots a GPU."""
+"""Exact methods made for one number of slots per GPU."""
 
 GENERAL = [name for name in SOLVERS if name not in SPECIAL]
 """Exact methods that take every problem."""

@@ -57,7 +57,7 @@ def largest_proven(problem, certificate, low, high):
 
 @cache
 def pairs():
-    """A problem of two slots a GPU, and a solution of it proven by the linear program."""
+    """A problem of two slots per GPU, and a solution of it proven by the linear program."""
     for seed in range(40):
         load = np.ceil(np.random.default_rng(seed).lognormal(6, 0.8, 40)).astype(np.int64)
         problem = PlacementProblem(load, 24, 48, allow_empty_slots=True)
@@ -69,7 +69,7 @@ def pairs():
 
 @cache
 def triples():
-    """A problem of three slots a GPU, and a configuration-LP bound of it."""
+    """A problem of three slots per GPU, and a configuration-LP bound of it."""
     load = np.ceil(np.random.default_rng(4).lognormal(6, 1.3, 24)).astype(np.int64)
     problem = PlacementProblem(load, 10, 30, allow_empty_slots=True)
     found = configuration_bound(load, 10, 3)
