@@ -184,8 +184,9 @@ def test_where_moves_are_minimised_bound_and_gap_are_of_moves():
     reference = [[0, 1, 2, 3], [0, 1, 2, 3]]
     problem = PlacementProblem(LOAD, num_gpus=2, reference=reference, max_makespan=[11, 9])
     table = compare(problem, {"mine": best})
-    assert table.gap.tolist() == [np.inf, 0.0]
-    assert table.status.tolist() == ["FEASIBLE", "OPTIMAL"]
+    assert table.lower_bound.tolist() == [2.0, 0.0]
+    assert table.gap.tolist() == [0.0, 0.0]
+    assert table.status.tolist() == ["OPTIMAL", "OPTIMAL"]
 
 
 def test_a_tolerance_turns_feasible_into_optimal(problem):

@@ -23,9 +23,8 @@ BALANCERS: dict[str, Callable[[PlacementProblem], Placement]] = {
     "relabel": relabel,
     "local_search": local_search,
     "search": search,
-    "repair": repair,
 }
-"""Every balancer by name, in the order of reports."""
+"""Every balancer of a problem without limits by name, in the order of reports; ``repair`` is the one for limits."""
 
 __all__ = [
     "BALANCERS",

@@ -1,14 +1,12 @@
-"""Balancers that care where experts are now: minimize_moves, relabel, and repair by local_search."""
+"""Balancers that care where experts are now: minimize_moves and relabel."""
 
-from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
 
-from moeopt import InputError, Placement, PlacementProblem, UnsupportedError, metrics
+from moeopt import InputError, Placement, PlacementProblem, metrics
 from moeopt.balancers import contiguous, eplb, local_search, minimize_moves, relabel
-from moeopt.errors import NoPlacementError
 
 
 def _makespan(problem, placement):
@@ -25,12 +23,18 @@ def test_experts_of_equal_load_go_home():
 
 
 @pytest.mark.parametrize("scale", [1, 10**9, 1e-6])
-def test_tolerance_is_relative_to_the_loads(scale):
+def test_the_ceiling_is_relative_to_the_makespan_of_the_start(scale):
+    """Home are 199 and 161, the start has 200 and 160: one swap brings all home, and a GPU to 199."""
     loads = np.array([[100, 99, 60, 101]], dtype=float) * scale
     problem = PlacementProblem(loads, 2)
     start = Placement([[3, 1, 2, 0]], 4, 2)
     assert metrics.moves(contiguous(problem), minimize_moves(problem, start=start)).tolist() == [0]
-    assert minimize_moves(problem, start=start, tolerance=0.001) == start
+    balanced = Placement([[3, 2, 1, 0]], 4, 2)
+    assert metrics.moves(contiguous(problem), minimize_moves(problem, start=balanced)).tolist() == [0]
+    away = PlacementProblem(np.array([[100, 50, 60, 101]], dtype=float) * scale, 2)
+    start = Placement([[0, 2, 1, 3]], 4, 2)
+    assert metrics.moves(contiguous(away), minimize_moves(away, start=start, tolerance=0.0)).tolist() == [2]
+    assert metrics.moves(contiguous(away), minimize_moves(away, start=start, tolerance=0.01)).tolist() == [0]
 
 
 def test_a_negative_tolerance_is_refused():
@@ -46,8 +50,9 @@ def test_bringing_experts_home_saves_moves_at_little_cost(recording, rules):
     home = contiguous(problem)
     assert (metrics.moves(home, after) <= metrics.moves(home, before)).all()
     assert metrics.moves(home, after).sum() < metrics.moves(home, before).sum()
-    assert (_makespan(problem, after) <= 1.02 * _makespan(problem, before)).all()
-    assert np.array_equal(after.replica_count, before.replica_count)
+    assert (_makespan(problem, after) <= 1.001 * _makespan(problem, before) * (1 + 1e-9)).all()
+    looser = minimize_moves(problem, tolerance=0.05)
+    assert metrics.moves(home, looser).sum() < metrics.moves(home, after).sum()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -82,43 +87,8 @@ def test_relabelling_changes_no_gpu_load(recording):
     assert loads[0] == pytest.approx(loads[1])
 
 
-@pytest.mark.parametrize("budget", [0, 1, 2, 6, 20, 1000])
-def test_repair_makes_no_more_moves_than_allowed_and_never_hurts(recording, budget):
-    load = recording("deepseek-v3/prefill_in1024")[:8]
-    problem = PlacementProblem(load, 16, reference=contiguous(PlacementProblem(load, 16)), max_moves=budget)
-    repaired = local_search(problem)
-    problem.check(repaired)
-    assert (_makespan(problem, repaired) <= _makespan(problem, problem.reference)).all()
-    if budget:
-        fewer = replace(problem, max_moves=budget - 1)
-        assert _makespan(problem, repaired).sum() <= _makespan(fewer, local_search(fewer)).sum() * 1.05
-
-
-def test_repair_stops_as_soon_as_the_ceiling_is_kept(recording):
-    load = recording("deepseek-v3/prefill_in1024")[:8]
-    home = contiguous(PlacementProblem(load, 8))
-    goal = 1.05 * load.values.sum(axis=1) / 8
-    problem = PlacementProblem(load, 8, reference=home, max_makespan=goal)
-    repaired = local_search(problem)
-    problem.check(repaired)
-    fresh = eplb(PlacementProblem(load, 8))
-    assert metrics.moves(home, repaired).sum() < 0.25 * metrics.moves(home, fresh).sum()
-
-
-def test_a_ceiling_that_the_repair_does_not_reach_is_named_with_layer_and_load():
-    problem = PlacementProblem([[4, 4, 1, 1], [9, 9, 1, 1]], 2, reference=[[0, 1, 2, 3]] * 2, max_makespan=[5.0, 9.5])
-    with pytest.raises(NoPlacementError, match=r"layer 1: .*\(10\.0\)"):
-        local_search(problem)
-
-
-def test_repair_needs_a_reference_of_the_same_slots():
-    problem = PlacementProblem([[4, 4, 1, 1]], 2, 6, reference=[[0, 1, 2, 3]], max_moves=3)
-    with pytest.raises(UnsupportedError, match="has 4 slots, not 6"):
-        local_search(problem)
-
-
-def test_repair_of_the_old_placement_moves_less_than_half_of_what_eplb_does(recording):
-    """Re-planning from scratch moves most slots; repair reaches the same balance with few moves."""
+def test_swaps_from_the_old_placement_move_less_than_half_of_what_eplb_does(recording):
+    """Re-planning from scratch moves most slots."""
     old = PlacementProblem(recording("deepseek-v3/decode_in1000out1000"), 32, 288)
     new = PlacementProblem(recording("deepseek-v3/decode_in1800out100"), 32, 288, reference=eplb(old))
     fresh, repaired = eplb(new), local_search(new, start=new.reference)
