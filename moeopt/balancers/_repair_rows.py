@@ -28,6 +28,9 @@ NO_LIMIT = 2**40
 _GREEDY_LEVELS, _HOME_LEVELS = 3, 4
 """Cycles visit at most one GPU more than this, before and after the ceiling is kept; longer ones save little."""
 
+_MANY_SLOTS = 16
+"""Slots per GPU from which the greedy's cycles are one GPU shorter: there is more to choose from, and to search."""
+
 _PARALLEL_SLOTS = 4096
 """Slots in all rows together from which a second thread pays for itself."""
 
@@ -179,11 +182,12 @@ def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, 
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
         fewest, least = 0, np.inf
+        levels = _GREEDY_LEVELS - int(held.shape[1] >= _MANY_SLOTS * gpus)
         for attempt in range(2 if forwards else 1):
             if attempt > 0:
                 settle(row, held[r])
             if forwards:
-                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, _GREEDY_LEVELS * (1 - attempt))
+                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, levels * (1 - attempt))
             if recount_loads(row) <= ceiling[r]:
                 go_home(row, ceiling[r], _HOME_LEVELS, colocated)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
