@@ -52,11 +52,11 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
     total = excess(row, ceiling)
     heat = hot
     cooling = (cold / hot) ** (1.0 / steps)
-    for step in range(steps):
+    for _ in range(steps):
         heat *= cooling
         # a copy that is away, if one is found soon
         p = below(state, slots)
-        for _ in range(40):
+        for _look in range(40):
             if here[p // k, held[p]] > home[p // k, held[p]] and held[p] < empty:
                 break
             p = below(state, slots)
@@ -69,7 +69,7 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
                 g = where[begin[a] + below(state, begin[a + 1] - begin[a])]
                 q = g * k + below(state, k)
             elif kind == 5:
-                for _ in range(20):
+                for _look in range(20):
                     if here[q // k, held[q]] > home[q // k, held[q]] and held[q] < empty:
                         break
                     q = below(state, slots)
@@ -103,7 +103,7 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
                 p = below(state, slots)
                 a = held[p]
                 f = p // k
-            for _ in range(20):
+            for _look in range(20):
                 if count[a] > 1:
                     break
                 p = below(state, slots)
@@ -111,8 +111,11 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
                 f = p // k
             if count[a] < 2 and not (a == empty and gaps):
                 continue
-            b = below(state, empty + gaps)
-            if below(state, 2) == 0:
+            b = below(state, empty)
+            pick = below(state, 8)
+            if gaps and pick == 0:
+                b = empty
+            elif pick > 3:
                 b = reference[f * home_k + below(state, home_k)]
             if b == a or (b == empty and not gaps) or not may_enter(row, b, f, colocated):
                 continue

@@ -27,10 +27,11 @@ from moeopt.balancers._repair_kernels import (
 class Paths(NamedTuple):
     """What the search for cycles needs to know of every slot, and its working memory.
 
-    ``order``: the slots by rising ``sizes``. ``away``: 1 where a copy does not belong. ``room``: the size that fits into the slot's place; ``fits``: how
-    many of ``order`` do. ``label [levels, slots]``: cost of the cheapest path on which the slot's copy leaves
-    last; ``back``: the slot before it. ``low``, ``high [2, slots + 1]``: the two slots of least cost, on
-    different GPUs, among the first of ``order`` and, counting size as cost, among the others.
+    ``order``: the slots by rising ``sizes``. ``away``: 1 where a copy does not belong. ``room``: the size
+    that fits into the slot's place; ``fits``: how many of ``order`` do. ``label [levels, slots]``: cost of the
+    cheapest path on which the slot's copy leaves last; ``back``: the slot before it. ``low``, ``high [2,
+    slots + 1]``: the two slots of least cost, on different GPUs, among the first of ``order`` and, counting
+    size as cost, among the others.
     """
 
     order: Any

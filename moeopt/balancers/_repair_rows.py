@@ -1,4 +1,4 @@
-"""The rows ``repair`` works on: one flat problem per layer, or per node of a layer where groups bind experts to nodes."""
+"""The rows ``repair`` works on: a flat problem per layer, or per node where groups bind experts to nodes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ NO_LIMIT = 2**40
 _GREEDY_LEVELS, _HOME_LEVELS = 3, 4
 """Cycles visit at most one GPU more than this, before and after the ceiling is kept; longer ones save little."""
 
+_MANY_SLOTS = 16
+"""Slots per GPU from which the greedy's cycles are one GPU shorter: there is more to choose from, and to search."""
+
 _PARALLEL_SLOTS = 4096
 """Slots in all rows together from which a second thread pays for itself."""
 
 _CHUNK = 20_000
 """Steps of an annealing between two looks at the clock: a few milliseconds."""
 
-_HOT, _COLD = 3e-3, 3e-5
-"""Temperatures of an annealing, in mean GPU loads."""
+HOT = 3e-3
+"""First temperature of an annealing, in mean GPU loads."""
+
+_COOLING = 1e-2
+"""Last temperature of an annealing, in units of the first."""
 
 _PRICE = 0.5
 """What an annealing pays for a move too many, in loads of a mean copy."""
@@ -129,7 +135,14 @@ def repair_rows(
 
 
 def anneal_rows(
-    rows: Rows, best: Ints, moves: Ints, ceiling: Floats, steps: int, seed: int, deadline: float | None
+    rows: Rows,
+    best: Ints,
+    moves: Ints,
+    ceiling: Floats,
+    steps: int,
+    seed: int,
+    deadline: float | None,
+    hot: float = HOT,
 ) -> None:
     """Look for placements under the ceiling with fewer than ``moves [rows]``; both arrays are updated.
 
@@ -139,7 +152,7 @@ def anneal_rows(
     state = np.full((len(best), 1), 0x9E3779B97F4A7C15 ^ (seed * 0x2545F4914F6CDD1D % 2**63), np.uint64)
     rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
     chunks = -(-steps // _CHUNK)
-    heat = _HOT * (_COLD / _HOT) ** (np.arange(chunks + 1) / chunks)
+    heat = hot * _COOLING ** (np.arange(chunks + 1) / chunks)
 
     def run(part: slice) -> None:
         for chunk in range(chunks):
@@ -169,15 +182,16 @@ def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, 
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
         fewest, least = 0, np.inf
+        levels = _GREEDY_LEVELS - int(held.shape[1] >= _MANY_SLOTS * gpus)
         for attempt in range(2 if forwards else 1):
             if attempt > 0:
                 settle(row, held[r])
             if forwards:
-                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, _GREEDY_LEVELS * (1 - attempt))
+                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, levels * (1 - attempt))
             if recount_loads(row) <= ceiling[r]:
                 go_home(row, ceiling[r], _HOME_LEVELS, colocated)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
-            if most < least or (most == least and found < fewest):
+            if attempt == 0 or most < least or (most == least and found < fewest):
                 fewest, least = found, most
                 best[:] = row.held
             if found == 0:

@@ -45,7 +45,7 @@ def bisect(best: Best, layers: NDArray[Any], at: At) -> None:
         best.offer(layers, at(layers, floor + share * (best.makespan[layers] - floor)))
 
 
-def anneal_within(best: Best, layers: NDArray[Any], steps: int, seed: int, deadline: float | None) -> None:
+def anneal_within(best: Best, layers: NDArray[Any], steps: int, seed: int, deadline: float | None, hot: float) -> None:
     """Anneal towards lower and lower ceilings, with ``steps`` steps or until the clock says ``deadline``.
 
     The distance to the bound is cut by a share that halves after a failure and grows after a success.
@@ -60,9 +60,10 @@ def anneal_within(best: Best, layers: NDArray[Any], steps: int, seed: int, deadl
         now = best.placement()[layers]
         rows = rows_of(problem, now)
         ceiling = best.makespan[layers] - share * (best.makespan[layers] - floor)
+        ceiling[~best.reached[layers]] = np.inf  # where the budget is exceeded, only moves count
         held, moves = repair_rows(rows, rows.held(now), np.full(len(rows.member), -1.0), forwards=False)
         moves += np.repeat(problem.max_moves - best.moves[layers], rows.per_layer) + 1
-        anneal_rows(rows, held, moves, np.repeat(ceiling, rows.per_layer), steps // _PARTS, seed + turn, deadline)
+        anneal_rows(rows, held, moves, np.repeat(ceiling, rows.per_layer), steps // _PARTS, seed + turn, deadline, hot)
         improved = best.offer(layers, rows.placement(held))
         share = np.where(improved, np.minimum(1.5 * share, 0.5), share / 2)
 
@@ -70,7 +71,8 @@ def anneal_within(best: Best, layers: NDArray[Any], steps: int, seed: int, deadl
 def limited_descent(best: Best, layers: NDArray[Any]) -> None:
     """Offer what swaps of the fullest GPU reach within the budget of moves, starting from the reference."""
     problem = best.problem[layers]
-    assert problem.reference is not None and problem.max_moves is not None
+    assert problem.reference is not None
+    assert problem.max_moves is not None
     nodes = problem.num_nodes if problem.hierarchical else 1
     held = np.where(problem.reference.phy2log < 0, problem.num_experts, problem.reference.phy2log)
     weight = problem.load.values.astype(float)

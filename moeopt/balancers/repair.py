@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moeopt import _arguments, bounds, metrics
 from moeopt.balancers._repair_best import Best, Floats, sound_layers
-from moeopt.balancers._repair_rows import NO_LIMIT, anneal_rows, repair_rows, rows_of
+from moeopt.balancers._repair_rows import HOT, NO_LIMIT, anneal_rows, repair_rows, rows_of
 from moeopt.balancers._repair_within import anneal_within, bisect, limited_descent
 from moeopt.balancers.climbing import climbed, near_bound
 from moeopt.balancers.relabel import relabel
@@ -26,8 +26,14 @@ from moeopt.problem import PlacementProblem
 _FEW_SLOTS = 2
 """Slots per GPU up to which going backwards wins: with so few, forwards gets stuck."""
 
-_SMALL, _SMALL_STEPS = 64, 40_000
-"""Slots up to which annealing, with so many steps, is cheap enough to belong to the fixed effort."""
+_SMALL = 64
+"""Slots up to which annealing is cheap enough to belong to the fixed effort."""
+
+_SMALL_STEPS = 30_000
+"""Steps of an annealing that belongs to it."""
+
+_SMALL_HOT = (0.3, 0.03, HOT)
+"""First temperatures of these, in mean GPU loads: where a GPU holds few copies one of them is a high hill."""
 
 _STEPS = 200_000
 """Steps of a row's annealing, some 50 ms; while there is time another one follows."""
@@ -109,7 +115,8 @@ def repaired(
     if len(back) and problem.slots > 1:
         _backwards(best, back, free, near, seed)
     if problem.slots <= _SMALL:
-        _anneal(best, _SMALL_STEPS, seed, None)
+        for hot in _SMALL_HOT:
+            _anneal(best, _SMALL_STEPS, seed, None, hot)
     if deadline is not None:
         _anneal(best, _STEPS, seed, deadline)
     return best.placement(), best.reached
@@ -167,12 +174,12 @@ def _backwards(best: Best, layers: NDArray[np.intp], free: PlacementProblem, nea
     if problem.max_makespan is not None:
         best.offer(layers, bring_home(problem, start, _padded(problem.max_makespan)))
     else:
-        most = np.full(len(layers), problem.load.values.sum(axis=1).max() * 2.0)
+        most = np.full(len(layers), np.inf)
         best.offer(layers, bring_home(problem, start, most))
         bisect(best, layers, lambda some, ceiling: bring_home(problem, start, ceiling))
 
 
-def _anneal(best: Best, steps: int, seed: int, deadline: float | None) -> None:
+def _anneal(best: Best, steps: int, seed: int, deadline: float | None, hot: float = HOT) -> None:
     """Anneal once with so many steps, or until the clock says ``deadline`` again and again."""
     problem = best.problem
     needed = bounds.lower_bound(problem).value
@@ -185,13 +192,13 @@ def _anneal(best: Best, steps: int, seed: int, deadline: float | None) -> None:
             return
         part = problem[layers]
         if part.max_makespan is None:
-            anneal_within(best, layers, steps, seed, deadline)
+            anneal_within(best, layers, steps, seed, deadline, hot)
             return
         rows = rows_of(part, best.placement()[layers])
         ceiling = np.repeat(_padded(part.max_makespan), rows.per_layer)
         held, moves = repair_rows(rows, rows.held(best.placement()[layers]), ceiling, forwards=False)
         moves[np.repeat(~best.reached[layers], rows.per_layer)] = NO_LIMIT
-        anneal_rows(rows, held, moves, ceiling, steps, seed + turn, deadline)
+        anneal_rows(rows, held, moves, ceiling, steps, seed + turn, deadline, hot)
         best.offer(layers, rows.placement(held))
 
 
@@ -210,7 +217,7 @@ def _shortfall(problem: PlacementProblem, placement: Placement, layers: NDArray[
     if part.max_makespan is None:
         fewest = metrics.moves(part.reference, found).max()
         return (
-            f"repair found no placement within max_moves={part.max_moves} for layers {names}; at most {fewest} needed"
+            f"repair found no placement within max_moves={part.max_moves} for layers {names}; the worst takes {fewest}"
         )
     makespan = metrics.makespan(metrics.gpu_load(part.load, found))
     with np.errstate(divide="ignore"):
