@@ -12,7 +12,9 @@ from moeopt.errors import (
     TraceError,
     UnsupportedError,
 )
+from moeopt.front import MovesFront, moves_front
 from moeopt.load import LoadMatrix
+from moeopt.migration import migration_rounds, migration_senders
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution, SolveStatus, Stop, gap_to_bound
@@ -24,6 +26,7 @@ __all__ = [
     "InputError",
     "LoadMatrix",
     "MoeoptError",
+    "MovesFront",
     "NoPlacementError",
     "Placement",
     "PlacementError",
@@ -35,6 +38,9 @@ __all__ = [
     "UnsupportedError",
     "compare",
     "gap_to_bound",
+    "migration_rounds",
+    "migration_senders",
+    "moves_front",
     "rebalance_experts",
     "verify",
     "verify_bound",

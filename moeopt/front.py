@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moeopt import bounds, metrics
 from moeopt._arguments import fraction, real
 from moeopt._arrays import to_numpy
-from moeopt.balancers import search
+from moeopt.balancers.search import search
 from moeopt.balancers.repair import repaired
 from moeopt.errors import InputError
 from moeopt.placement import Placement
@@ -165,9 +165,10 @@ def _best_within(
     layers = np.arange(problem.num_layers)
     fewest, reached, placements = [], [], []
     for ceiling in ceilings:
-        keeps = makespan <= ceiling
+        keeps = np.less_equal(makespan, ceiling)
         order = np.lexsort((makespan, np.where(keeps, moves, np.inf)), axis=0)
-        first, any_keeps = order[0], keeps.any(axis=0)
+        first: NDArray[np.intp] = order[0]
+        any_keeps: NDArray[np.bool_] = np.asarray(keeps.any(axis=0))
         fewest.append(np.where(any_keeps, moves[first, layers], np.nan))
         reached.append(np.where(any_keeps, makespan[first, layers], np.nan))
         chosen = np.where(any_keeps[:, None], rows[first, layers], -1)
