@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from moeopt import bounds, metrics
 from moeopt._arguments import fraction, real
 from moeopt._arrays import to_numpy
-from moeopt.balancers.search import search
 from moeopt.balancers.repair import repaired
+from moeopt.balancers.search import search
 from moeopt.errors import InputError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
