@@ -86,8 +86,8 @@ class Limits:
 LayerMethod = Callable[[PlacementProblem, Solution, Limits], Solution]
 """Works on a problem of one layer, given what is known about it, and returns what it found."""
 
-LayerStart = Callable[[PlacementProblem], Solution]
-"""Finds a first placement of one layer."""
+LayerStart = Callable[[PlacementProblem, float], Solution]
+"""Finds a first placement of one layer, before a deadline."""
 
 
 def drive(
@@ -194,7 +194,7 @@ def _one_layer(
     limits = limits.started(spent)
     problem = known.problem
     if known.placement is None and first is not None:
-        known = known.join(first(problem))
+        known = known.join(first(problem, limits.deadline))
     if known.still_open.size:
         try:
             known = known.join(method(problem, known, limits))
@@ -209,11 +209,11 @@ def _one_layer(
     return replace(known, runtime=np.add(known.runtime, time.perf_counter() - begun))
 
 
-def descended(problem: PlacementProblem) -> Solution:
+def descended(problem: PlacementProblem, deadline: float = math.inf) -> Solution:
     """Return the swap descent's placement, or the repaired reference where moves matter, if it keeps the limit."""
     if interchangeable(problem):
         return Solution(problem, local_search(problem))
-    placement, reached = repaired(problem)
+    placement, reached = repaired(problem, deadline=deadline)
     return Solution(problem, np.where(reached[:, None], placement.phy2log, -1))
 
 

@@ -81,10 +81,11 @@ def solve(
 
 def _searched(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
     """What the search finds on all layers at once, or the repair where moves matter, within the time of all of them."""
-    if not interchangeable(problem):
-        return descended(problem)
     limit = math.inf if limits.time_limit is None else limits.time_limit * problem.num_layers
-    return Solution(problem, quick_search(problem, seed=limits.seed, deadline=time.perf_counter() + limit))
+    deadline = time.perf_counter() + limit
+    if not interchangeable(problem):
+        return descended(problem, deadline)
+    return Solution(problem, quick_search(problem, seed=limits.seed, deadline=deadline))
 
 
 def climb(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:

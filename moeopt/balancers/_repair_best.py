@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,8 @@ class Best:
         ``[layers, slots]`` and ``[layers]``; -1, infinite, 0 and False where nothing was offered.
     """
 
-    def __init__(self, problem: PlacementProblem) -> None:
-        self.problem = problem
+    def __init__(self, problem: PlacementProblem, deadline: float = math.inf) -> None:
+        self.problem, self.deadline = problem, deadline
         self.slots: Ints = np.full((problem.num_layers, problem.slots), -1)
         self.makespan: Floats = np.full(problem.num_layers, np.inf)
         self.moves: Ints = np.zeros(problem.num_layers, np.int64)
@@ -59,6 +61,11 @@ class Best:
         self.slots[took], self.makespan[took] = placement.phy2log[better], makespan[better]
         self.moves[took], self.reached[took] = moves[better], reached[better]
         return better
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for looking is over, by ``time.perf_counter``."""
+        return time.perf_counter() >= self.deadline
 
     def placement(self) -> Placement:
         """The best offers together."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._stop import raised
 from moeopt.balancers._repair_kernels import (
     arrival,
     departure,
@@ -234,7 +235,7 @@ def cycle_cost(row, cycle, length):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def go_home(row, ceiling, levels, colocated):  # type: ignore[no-untyped-def]
+def go_home(row, ceiling, levels, colocated, stop):  # type: ignore[no-untyped-def]
     """Bring copies home by cycles and replacements that keep every GPU within the ceiling."""
     held, here, home = row.held, row.here, row.home
     slots = held.size
@@ -246,7 +247,7 @@ def go_home(row, ceiling, levels, colocated):  # type: ignore[no-untyped-def]
     survey(row, ceiling, paths)
     waiting = slots
     p = 0
-    while waiting > 0:
+    while waiting > 0 and not raised(stop):
         waiting -= 1
         b, f = held[p], p // k
         if b < empty and here[f, b] > home[f, b]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._stop import raised
 from moeopt.balancers._repair_cycles import cheapest_cycle, cycle_cost, new_paths, survey, turn
 from moeopt.balancers._repair_kernels import (
     FREE,
@@ -141,7 +142,7 @@ def spreads(row, ceiling, rises, falls):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def descend(row, ceiling, limit, colocated, gaps, breadth, levels):  # type: ignore[no-untyped-def]
+def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # type: ignore[no-untyped-def]
     """Take the most valuable move until nothing exceeds the ceiling, ``limit`` moves are made or nothing helps.
 
     The candidates are those that relieve one of the ``breadth`` fullest GPUs, or the next one if there are
@@ -157,7 +158,7 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels):  # type: ign
     moves = count_moves(row)
     total = excess(row, ceiling)
     for _ in range(8 * slots):
-        if total <= 0.0:
+        if total <= 0.0 or raised(stop):
             break
         spreads(row, ceiling, rises, falls)
         top = TINY * ceiling
@@ -165,7 +166,7 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels):  # type: ign
         cost = length = 0
         falling = np.argsort(-row.load)
         for rank, f in enumerate(falling):
-            if row.load[f] <= ceiling:
+            if row.load[f] <= ceiling or raised(stop):
                 break
             value, i, j, spent = best_swap(row, f, ceiling, colocated, rate, top)
             if i >= 0:
@@ -179,6 +180,8 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels):  # type: ign
             survey(row, ceiling, paths)
             f = falling[0]
             for root in range(f * k, (f + 1) * k):
+                if raised(stop):
+                    break
                 least, n = cheapest_cycle(row, root, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
                 if n > 2:
                     spent = cycle_cost(row, trial, n)

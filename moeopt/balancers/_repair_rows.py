@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt._stop import Flag, raised, side_by_side
 from moeopt.balancers._repair_anneal import anneal
 from moeopt.balancers._repair_cycles import go_home
 from moeopt.balancers._repair_greedy import descend
@@ -53,12 +55,14 @@ class Rows:
 
     Experts are numbered within their row; the number behind the last one is an empty slot, or in a
     reference an expert of another node. ``member [rows, experts]`` has their numbers in the layer.
+    Work on them is cut off at ``deadline``, by ``time.perf_counter``.
     """
 
     problem: PlacementProblem
     member: Ints
     weight: Floats
     reference: Ints
+    deadline: float = math.inf
 
     @property
     def per_layer(self) -> int:
@@ -81,7 +85,7 @@ class Rows:
         return _own_numbers(self.member, placement)
 
 
-def rows_of(problem: PlacementProblem, hosts: Placement) -> Rows:
+def rows_of(problem: PlacementProblem, hosts: Placement, deadline: float = math.inf) -> Rows:
     """Rows of ``problem``, every group where ``hosts`` has it."""
     assert problem.reference is not None
     nodes = problem.num_nodes if problem.hierarchical else 1
@@ -92,7 +96,7 @@ def rows_of(problem: PlacementProblem, hosts: Placement) -> Rows:
     member = order.reshape(problem.num_layers * nodes, -1)
     loads: Any = np.take_along_axis(problem.load.values, order, axis=1)
     weight = loads.reshape(member.shape).astype(float)
-    return Rows(problem, member, weight, _own_numbers(member, problem.reference))
+    return Rows(problem, member, weight, _own_numbers(member, problem.reference), deadline)
 
 
 def _own_numbers(member: Ints, placement: Placement) -> Ints:
@@ -126,11 +130,11 @@ def repair_rows(
     held, moves = start.copy(), np.empty(len(start), np.int64)
     rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
 
-    def run(part: slice) -> None:
+    def run(part: slice, stop: Flag) -> None:
         data = rows.weight[part], rows.reference[part], ceiling[part]
-        _repair(held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part])
+        _repair(held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part], stop)
 
-    _in_threads(run, held)
+    _in_threads(run, held, rows.deadline)
     return held, moves
 
 
@@ -154,28 +158,29 @@ def anneal_rows(
     chunks = -(-steps // _CHUNK)
     heat = hot * _COOLING ** (np.arange(chunks + 1) / chunks)
 
-    def run(part: slice) -> None:
+    end = rows.deadline if deadline is None else min(deadline, rows.deadline)
+
+    def run(part: slice, stop: Flag) -> None:
         for chunk in range(chunks):
             for row in range(len(best))[part]:
-                if deadline is not None and time.perf_counter() >= deadline:
+                if stop[0] or time.perf_counter() >= end:
                     return
                 one = slice(row, row + 1)
                 data = rows.weight[one], rows.reference[one], ceiling[one], np.int64(rows.gpus), *rules
                 cooling = float(heat[chunk]), float(heat[chunk + 1]), np.int64(min(steps, _CHUNK))
-                _anneal(now[one], *data, _PRICE, *cooling, state[one], best[one], moves[one])
+                _anneal(now[one], *data, _PRICE, *cooling, state[one], best[one], moves[one], stop)
 
-    _in_threads(run, best)
+    _in_threads(run, best, end)
 
 
-def _in_threads(run: Callable[[slice], None], held: Ints) -> None:
-    """Call ``run`` with slices that cover the rows, in two threads where that pays."""
+def _in_threads(run: Callable[[slice, Flag], None], held: Ints, deadline: float) -> None:
+    """Call ``run`` with slices that cover the rows, in two threads where that pays, until the deadline."""
     threads = 2 if held.size >= _PARALLEL_SLOTS and len(held) > 1 else 1
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, [slice(first, None, threads) for first in range(threads)]))
+    side_by_side([partial(run, slice(first, None, threads)) for first in range(threads)], deadline)
 
 
 @kernel
-def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, gaps, moves):  # type: ignore[no-untyped-def]
+def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, gaps, moves, stop):  # type: ignore[no-untyped-def]
     """Repair every row in place, once with cycles and once without; or bring home only."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     best = np.empty(held.shape[1], np.int64)
@@ -187,21 +192,21 @@ def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, 
             if attempt > 0:
                 settle(row, held[r])
             if forwards:
-                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, levels * (1 - attempt))
+                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, levels * (1 - attempt), stop)
             if recount_loads(row) <= ceiling[r]:
-                go_home(row, ceiling[r], _HOME_LEVELS, colocated)
+                go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
             if attempt == 0 or most < least or (most == least and found < fewest):
                 fewest, least = found, most
                 best[:] = row.held
-            if found == 0:
+            if found == 0 or raised(stop):
                 break
         held[r], moves[r] = best, fewest
 
 
 @kernel
 def _anneal(  # type: ignore[no-untyped-def]
-    now, weight, reference, ceiling, gpus, colocated, gaps, price, hot, cold, steps, state, best, moves
+    now, weight, reference, ceiling, gpus, colocated, gaps, price, hot, cold, steps, state, best, moves, stop
 ):
     """Anneal every row from ``now``, where it is left; what improves on ``best`` goes home as far as it can."""
     row = new_row(now.shape[1], gpus, weight.shape[1])
@@ -213,6 +218,6 @@ def _anneal(  # type: ignore[no-untyped-def]
         now[r] = row.held
         if fewest < moves[r]:
             enter(row, best[r], weight[r], reference[r])
-            go_home(row, ceiling[r], _HOME_LEVELS, colocated)
+            go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
             moves[r] = count_moves(row)
             best[r] = row.held

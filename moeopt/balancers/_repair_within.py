@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from moeopt import bounds
 from moeopt._kernel import kernel
+from moeopt._stop import raised, stoppable
 from moeopt.balancers._repair_best import Best, Floats
 from moeopt.balancers._repair_kernels import count_moves, enter, exchange, new_row, recount_loads
 from moeopt.balancers._repair_rows import anneal_rows, repair_rows, rows_of
@@ -36,12 +37,16 @@ def bisect(best: Best, layers: NDArray[Any], at: At) -> None:
     low = bounds.lower_bound(problem).value[layers]
     high = best.makespan[layers].copy()
     for _ in range(_HALVINGS):
+        if best.late:
+            return
         middle = (low + high) / 2
         best.offer(layers, at(layers, middle))
         kept = best.makespan[layers] <= middle
         low, high = np.where(kept, low, middle), np.minimum(high, best.makespan[layers])
     floor = bounds.lower_bound(problem).value[layers]
     for share in (0.98, 0.95, 0.9, 0.8):
+        if best.late:
+            return
         best.offer(layers, at(layers, floor + share * (best.makespan[layers] - floor)))
 
 
@@ -58,7 +63,7 @@ def anneal_within(best: Best, layers: NDArray[Any], steps: int, seed: int, deadl
         if deadline is not None and time.perf_counter() >= deadline:
             return
         now = best.placement()[layers]
-        rows = rows_of(problem, now)
+        rows = rows_of(problem, now, best.deadline)
         ceiling = best.makespan[layers] - share * (best.makespan[layers] - floor)
         ceiling[~best.reached[layers]] = np.inf  # where the budget is exceeded, only moves count
         held, moves = repair_rows(rows, rows.held(now), np.full(len(rows.member), -1.0), forwards=False)
@@ -77,13 +82,14 @@ def limited_descent(best: Best, layers: NDArray[Any]) -> None:
     held = np.where(problem.reference.phy2log < 0, problem.num_experts, problem.reference.phy2log)
     weight = problem.load.values.astype(float)
     per_node, most = np.int64(problem.num_gpus // nodes), np.int64(problem.max_moves)
-    _limited(held, weight, np.int64(problem.num_gpus), per_node, most, problem.allow_colocated)
+    gpus = np.int64(problem.num_gpus)
+    stoppable(lambda stop: _limited(held, weight, gpus, per_node, most, problem.allow_colocated, stop), best.deadline)
     held = np.where(held == problem.num_experts, -1, held)
     best.offer(layers, Placement(held, problem.num_experts, problem.num_gpus))
 
 
 @kernel
-def _limited(held, weight, gpus, per_node, most, colocated):  # type: ignore[no-untyped-def]
+def _limited(held, weight, gpus, per_node, most, colocated, stop):  # type: ignore[no-untyped-def]
     """Swap the fullest GPU of every row down, each time with the swap that leaves the lighter pair."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     k = held.shape[1] // gpus
@@ -92,6 +98,8 @@ def _limited(held, weight, gpus, per_node, most, colocated):  # type: ignore[no-
         enter(row, held[r], weight[r], held[r])
         here, home, load = row.here, row.home, row.load
         for _ in range(most * held.shape[1] + 1):
+            if raised(stop):
+                break
             recount_loads(row)
             left = most - count_moves(row)
             f = np.argmax(load)

@@ -93,9 +93,21 @@ def repair(
 
 @refuses(_reason)
 def repaired(
-    problem: PlacementProblem, *, start: Placement | Any = None, budget: float | None = None, seed: int = 0
+    problem: PlacementProblem,
+    *,
+    start: Placement | Any = None,
+    budget: float | None = None,
+    seed: int = 0,
+    deadline: float = math.inf,
 ) -> tuple[Placement, NDArray[np.bool_]]:
     """As :func:`repair`, for callers that go on where the limit is not kept.
+
+    Parameters
+    ----------
+    start, budget, seed
+        As in ``repair``.
+    deadline
+        Value of ``time.perf_counter()``, in seconds, at which the best so far is returned, whatever was left to do.
 
     Returns
     -------
@@ -104,32 +116,32 @@ def repaired(
         ``max_moves``; where it does not, it has the lowest makespan, or the fewest moves, found.
     """
     seconds, seed = _arguments.seconds("budget", budget, zero=True), _arguments.seed(seed)
-    deadline = None if seconds is None else time.perf_counter() + seconds
+    until = None if seconds is None else time.perf_counter() + seconds
     free = replace(problem, max_makespan=None, max_moves=None)
     near = None if start is None else as_start(free, start)
     assert problem.reference is not None
     sound = sound_layers(free, problem.reference)
-    best = Best(problem)
+    best = Best(problem, deadline)
     _forwards(best, np.flatnonzero(sound))
     back = np.flatnonzero(_hopeful(best) | (problem.slots_per_gpu <= _FEW_SLOTS))
-    if len(back) and problem.slots > 1:
+    if len(back) and problem.slots > 1 and not best.late:
         _backwards(best, back, free, near, seed)
     if problem.slots <= _SMALL:
         for hot in _SMALL_HOT:
             _anneal(best, _SMALL_STEPS, seed, None, hot)
-    if deadline is not None:
-        _anneal(best, _STEPS, seed, deadline)
+    if until is not None:
+        _anneal(best, _STEPS, seed, min(until, deadline))
     return best.placement(), best.reached
 
 
-def bring_home(problem: PlacementProblem, start: Placement, ceiling: Floats) -> Placement:
+def bring_home(problem: PlacementProblem, start: Placement, ceiling: Floats, deadline: float = math.inf) -> Placement:
     """Bring copies of ``start`` home to ``problem.reference`` while every GPU stays within ``ceiling [layers]``.
 
     By cyclic exchanges of a few GPUs that save moves in all, and by giving a slot back to the expert that
     the reference has there. Inside the nodes, where groups bind experts to them. Layers of ``start`` that
     are above the ceiling stay as they are. O(slots * log slots) a copy and round.
     """
-    rows = rows_of(problem, start)
+    rows = rows_of(problem, start, deadline)
     held, _ = repair_rows(rows, rows.held(start), np.repeat(ceiling, rows.per_layer), forwards=False)
     return rows.placement(held)
 
@@ -140,7 +152,7 @@ def _forwards(best: Best, layers: NDArray[np.intp]) -> None:
         return
     problem = best.problem[layers]
     assert problem.reference is not None
-    rows = rows_of(problem, problem.reference)
+    rows = rows_of(problem, problem.reference, best.deadline)
     held = rows.held(problem.reference)
 
     def at(some: NDArray[np.intp], ceiling: Floats) -> Placement:
@@ -169,14 +181,14 @@ def _hopeful(best: Best) -> NDArray[np.bool_]:
 def _backwards(best: Best, layers: NDArray[np.intp], free: PlacementProblem, near: Placement | None, seed: int) -> None:
     """From a relabelled near-optimum."""
     problem, free = best.problem[layers], free[layers]
-    start = climbed(free, None, near_bound(free), seed, math.inf, 1) if near is None else near[layers]
+    start = climbed(free, None, near_bound(free), seed, best.deadline, 1) if near is None else near[layers]
     start = relabel(free, start=start)
     if problem.max_makespan is not None:
-        best.offer(layers, bring_home(problem, start, _padded(problem.max_makespan)))
+        best.offer(layers, bring_home(problem, start, _padded(problem.max_makespan), best.deadline))
     else:
         most = np.full(len(layers), np.inf)
-        best.offer(layers, bring_home(problem, start, most))
-        bisect(best, layers, lambda some, ceiling: bring_home(problem, start, ceiling))
+        best.offer(layers, bring_home(problem, start, most, best.deadline))
+        bisect(best, layers, lambda some, ceiling: bring_home(problem, start, ceiling, best.deadline))
 
 
 def _anneal(best: Best, steps: int, seed: int, deadline: float | None, hot: float = HOT) -> None:
@@ -194,7 +206,7 @@ def _anneal(best: Best, steps: int, seed: int, deadline: float | None, hot: floa
         if part.max_makespan is None:
             anneal_within(best, layers, steps, seed, deadline, hot)
             return
-        rows = rows_of(part, best.placement()[layers])
+        rows = rows_of(part, best.placement()[layers], best.deadline)
         ceiling = np.repeat(_padded(part.max_makespan), rows.per_layer)
         held, moves = repair_rows(rows, rows.held(best.placement()[layers]), ceiling, forwards=False)
         moves[np.repeat(~best.reached[layers], rows.per_layer)] = NO_LIMIT

@@ -13,9 +13,9 @@ from moeopt import _arguments as arguments
 from moeopt._arrays import to_numpy
 from moeopt.balancers._reasons import broken_reference
 from moeopt.balancers.climbing import better, climbed, near_bound
-from moeopt.balancers.repair import repair
+from moeopt.balancers.repair import repaired
 from moeopt.balancers.start import as_start
-from moeopt.errors import InputError
+from moeopt.errors import InputError, NoPlacementError
 from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -122,9 +122,11 @@ def _improved(
     first = None if start is None else as_start(problem, start)
     if problem.max_moves is None:
         return climbed(problem, first, goal, seed, deadline, rounds)
-    budget = None if math.isinf(deadline) else max(deadline - time.perf_counter(), 0.0)
-    found = repair(problem, budget=budget if rounds is None else None, seed=seed)
-    return found if first is None else better(problem, first, found)
+    left = None if rounds is not None or math.isinf(deadline) else max(deadline - time.perf_counter(), 0.0)
+    found, kept = repaired(problem, budget=left, seed=seed, deadline=deadline)
+    if not kept.all() and first is None:
+        raise NoPlacementError(f"search found no placement within max_moves={problem.max_moves} for some layers")
+    return found if first is None else better(problem, first, found, kept)
 
 
 def _target(problem: PlacementProblem, target: Any) -> NDArray[np.float64]:

@@ -58,10 +58,12 @@ def regrouped(problem: PlacementProblem, seed: int, deadline: float) -> Placemen
     return _global(problem, member, first_placement(rows))
 
 
-def better(problem: PlacementProblem, a: Placement, b: Placement) -> Placement:
-    """The placement with the lower makespan, layer by layer."""
+def better(
+    problem: PlacementProblem, a: Placement, b: Placement, allowed: NDArray[np.bool_] | bool = True
+) -> Placement:
+    """The placement with the lower makespan, layer by layer; ``b`` only where it is ``allowed [layers]``."""
     first, second = (metrics.makespan(metrics.gpu_load(problem.load, placement)) for placement in (a, b))
-    chosen = np.where((second < first)[:, None], b.phy2log, a.phy2log)
+    chosen = np.where(((second < first) & allowed)[:, None], b.phy2log, a.phy2log)
     return Placement(chosen, problem.num_experts, problem.num_gpus)
 
 
