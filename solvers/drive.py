@@ -14,7 +14,6 @@ from moeopt import bounds
 from moeopt._arguments import fraction, integer, seconds
 from moeopt._arguments import seed as checked_seed
 from moeopt.balancers import local_search, relabel, repaired
-from moeopt.errors import ContradictionError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop, stack
@@ -184,29 +183,35 @@ def work(
     for layer in layers[done:]:
         parts[layer] = parts[layer].ended(Stop.SKIPPED, f"not tried: the {budget:g} s for all layers were used up")
         tell(1)
-    return stack(known.problem, parts)
+    return _labelled(stack(known.problem, parts))
 
 
 def _one_layer(
     known: Solution, method: LayerMethod, limits: Limits, first: LayerStart | None, spent: float
 ) -> Solution:
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), known.runtime
     limits = limits.started(spent)
+    try:
+        if known.placement is None and first is not None:
+            known = known.join(first(known.problem, limits.deadline))
+        if known.still_open.size:
+            known = known.join(method(known.problem, known, limits))
+    except Exception as error:  # a fault in one layer does not touch the others
+        known = known.ended(Stop.ERROR, f"{type(error).__name__}: {error}")
+    return replace(known, runtime=before + (time.perf_counter() - begun))
+
+
+def _labelled(known: Solution) -> Solution:
+    """Rename GPUs, where names do not matter, so that least moves from the reference."""
     problem = known.problem
-    if known.placement is None and first is not None:
-        known = known.join(first(problem, limits.deadline))
-    if known.still_open.size:
-        try:
-            known = known.join(method(problem, known, limits))
-        except ContradictionError as error:
-            known = known.ended(Stop.ERROR, str(error))
-        except Exception as error:  # a fault in one layer does not touch the others
-            known = known.ended(Stop.ERROR, f"{type(error).__name__}: {error}")
-    if known.placement is not None and problem.reference is not None and interchangeable(problem):
-        renamed = relabel(problem, start=known.placement)
-        if Solution(problem, renamed).moves[0] < known.moves[0]:
-            known = replace(known, placement=renamed)
-    return replace(known, runtime=np.add(known.runtime, time.perf_counter() - begun))
+    if known.placement is None or problem.reference is None or not interchangeable(problem):
+        return known
+    part, placed = problem[known.solved], known.placement[known.solved]
+    renamed = relabel(part, start=placed)
+    fewer = Solution(part, renamed).moves < Solution(part, placed).moves
+    rows = known.placement.phy2log.copy()
+    rows[known.solved[fewer]] = renamed.phy2log[fewer]
+    return replace(known, placement=Placement(rows, problem.num_experts, problem.num_gpus))
 
 
 def descended(problem: PlacementProblem, deadline: float = math.inf) -> Solution:

@@ -73,13 +73,13 @@ def solve(
     limits = Limits(time_limit, gap, workers, seed)
     started = time.perf_counter()
     known = known_before(problem, hint, limits.gap)
-    known = known.join(_searched(problem, known, limits))
+    known = known.join(_searched(problem, limits))
     each = (time.perf_counter() - started) / problem.num_layers
     known = known.join(Solution(problem, runtime=each))
     return work(known, climb, limits, first=descended, spent=each, jobs=jobs, budget=budget, progress=progress)
 
 
-def _searched(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+def _searched(problem: PlacementProblem, limits: Limits) -> Solution:
     """What the search finds on all layers at once, or the repair where moves matter, within the time of all of them."""
     limit = math.inf if limits.time_limit is None else limits.time_limit * problem.num_layers
     deadline = time.perf_counter() + limit

@@ -11,7 +11,7 @@ import pytest
 from moeopt import Bound, Placement, PlacementProblem, Solution, SolveStatus, Stop, bounds
 from moeopt.balancers import contiguous
 from solvers import solve
-from solvers.drive import Limits, drive
+from solvers.drive import Limits, drive, work
 from tests.solvers.spies import Spy
 
 LOADS = [[9, 5, 4, 2, 8, 1], [1, 4, 6, 6, 2, 11], [1, 2, 3, 4, 5, 6]]
@@ -72,6 +72,29 @@ def test_joblibs_own_configuration_is_obeyed(problem, backend):
     if backend == "threading":
         assert len(set(spy.threads)) >= 1
         assert spy.main not in spy.threads
+
+
+def test_a_fault_in_one_layer_does_not_touch_the_others(problem):
+    def faulty(problem, known, limits):
+        if problem.load.values[0, 0] == 9:
+            raise ZeroDivisionError("by nothing")
+        return Solution(problem, note="looked at")
+
+    done = drive(problem, faulty, Limits(gap=0), hint=contiguous(problem))
+    assert done.stop[0] is Stop.ERROR
+    assert done.note[0] == "ZeroDivisionError: by nothing"
+    assert done.solved.size == problem.num_layers
+    assert "looked at" in done.note[1:]
+
+
+def test_seconds_are_counted_once(problem):
+    def slow(problem, known, limits):
+        time.sleep(0.05)
+        return known
+
+    known = Solution(problem, contiguous(problem), runtime=100.0)
+    done = work(known, slow, Limits(gap=0))
+    assert (np.abs(done.runtime - 100.05) < 0.04).all()
 
 
 def test_time_runs_from_when_a_layer_is_begun():
