@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,28 @@ def test_import_moeopt_loads_no_heavy_package():
     code = "import sys, moeopt; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not HEAVY & set(run.stdout.split())
+
+
+def top_level_imports(file: Path) -> set[str]:
+    """Modules of ours that a file imports when it is loaded, not inside functions or for type checkers."""
+    found = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_no_module_waits_for_itself():
+    """The graph of imports at load time has no circle, packages' own ``__init__`` included."""
+    files = [file for package in ("moeopt", "solvers") for file in (ROOT / package).rglob("*.py")]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    graph = {}
+    for name, file in names.items():
+        wanted = top_level_imports(file) & set(names)
+        # importing a.b.c loads a and a.b first; what a module's own packages load is not waited for
+        parents = {".".join(other.split(".")[:i]) for other in wanted for i in range(1, other.count(".") + 1)}
+        own = {".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)}
+        graph[name] = (wanted | (parents & set(names))) - own - {name}
+    tuple(TopologicalSorter(graph).static_order())
