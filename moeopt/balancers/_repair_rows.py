@@ -211,8 +211,10 @@ def _anneal(  # type: ignore[no-untyped-def]
     """Anneal every row from ``now``, where it is left; what improves on ``best`` goes home as far as it can."""
     row = new_row(now.shape[1], gpus, weight.shape[1])
     for r in range(now.shape[0]):
-        enter(row, now[r], weight[r], reference[r])
         total = weight[r].sum()
+        if total <= 0.0:  # without load nothing needs to move
+            continue
+        enter(row, now[r], weight[r], reference[r])
         scale = price * total / now.shape[1], hot * total / gpus, cold * total / gpus
         fewest = anneal(row, reference[r], ceiling[r], colocated, gaps, *scale, steps, state[r], best[r], moves[r])
         now[r] = row.held

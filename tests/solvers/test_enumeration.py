@@ -13,7 +13,7 @@ from tests.oracles import outcomes
 from tests.strategies import problems
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=1500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def optimum(problem):
@@ -59,7 +59,7 @@ def test_the_same_on_many_more_and_by_highs(problem):
 
 
 @pytest.mark.slow
-@settings(LONG, max_examples=150)
+@settings(LONG, max_examples=60)
 @given(problems())
 def test_the_same_by_cbc(problem):
     check(problem, ["cbc"])
