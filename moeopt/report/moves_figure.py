@@ -99,10 +99,8 @@ def _unknown(axes: Axes, ceilings: Floats, needed: Floats, moves: Floats) -> Non
     if np.isnan(width).all() or np.nanmax(width) < np.log(2):
         return
     point = 1 + int(np.nanargmax(width))
-    axes.text(
-        float(np.sqrt(needed[point] * moves[point])), float(np.sqrt(ceilings[point] * ceilings[point + 1])), "not known",
-        ha="center", va="center", fontsize=10, color="0.3",
-    )  # fmt: skip
+    across, up = np.sqrt(needed[point] * moves[point]), np.sqrt(ceilings[point] * ceilings[point + 1])
+    axes.text(float(across), float(up), "not known", ha="center", va="center", fontsize=10, color="0.3")
 
 
 def _axes(axes: Axes, left: float, right: float, top: float) -> None:
