@@ -14,7 +14,7 @@ from PIL import Image
 from moeopt.balancers import BALANCERS, contiguous, eplb
 from moeopt.bounds import Bound
 from moeopt.cli import main
-from moeopt.errors import ContradictionError, UnsupportedError
+from moeopt.errors import ContradictionError, UnsupportedError, VerificationError
 from moeopt.problem import PlacementProblem
 from moeopt.report.build import gap_report
 from moeopt.report.moves import PROVEN_AT, Migration, study_moves
@@ -185,6 +185,20 @@ def test_verify_checks_the_placements_and_bounds_of_the_section_too(tmp_path, tr
     assert main(asked(new, *more, "--out", tmp_path / "out")) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"moves: {3 * (3 + len(CEILINGS))} placements, {3 * len(CEILINGS)} bounds proven exactly" in shown
+
+
+def test_verify_rejects_a_bound_on_moves_that_its_certificate_does_not_prove(tmp_path, traces):
+    old, new = traces
+
+    def liar(problem, *, time_limit, target):
+        layers = problem.num_layers
+        return Bound(target, ("copies_needed",) * layers, ({"method": "copies_needed"},) * layers)
+
+    with pytest.raises(VerificationError, match=r"moves of repair, .* above, layer 1: REJECTED"):
+        gap_report(
+            {"eplb": eplb}, {}, trace=[new], gpus=[GPUS], slots=[SLOTS], reference_trace=old, out=tmp_path / "a",
+            quiet=True, verify=True, moves_bound=liar,
+        )  # fmt: skip
 
 
 def few_experts(folder, loads):
