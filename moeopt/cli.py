@@ -50,6 +50,8 @@ def gap_report(
     cluster: Annotated[str | None, Option(help="Dask scheduler whose workers solve layers, tcp://HOST:PORT.")] = None,
     repeats: Annotated[int, Option(help="Timed calls of every balancer.")] = 5,
     reference: Annotated[str | None, Option(help="Placement file to count moves from. [default: contiguous]")] = None,
+    reference_trace: Annotated[str | None, Option(help="Older loads: moves count from EPLB on them.")] = None,
+    expert_bytes: Annotated[int | None, Option(help="Bytes of one expert in one layer, to tell moves in GB.")] = None,
     seed: Annotated[int, Option(help="Seed of the generated trace and of the solvers.")] = 0,
     out: Annotated[Path, Option(help="Folder for the report's files.")] = Path("report"),
     quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
@@ -61,12 +63,14 @@ def gap_report(
     from moeopt.report.build import gap_report
     from moeopt.report.settings import names, numbers
     from solvers import SOLVERS
+    from solvers.moves_bound import moves_bound
 
     gap_report(
         BALANCERS, SOLVERS,
         trace=trace or (), gpus=numbers("gpus", gpus), slots=numbers("slots", slots), nodes=nodes, groups=groups,
         methods=names("methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, cluster=cluster,
         repeats=repeats, reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
+        reference_trace=reference_trace, expert_bytes=expert_bytes, moves_bound=moves_bound,
     )  # fmt: skip
 
 

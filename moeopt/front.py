@@ -14,6 +14,7 @@ from moeopt._arguments import fraction, real
 from moeopt._arrays import to_numpy
 from moeopt.balancers.repair import repaired
 from moeopt.balancers.search import search
+from moeopt.balancers.start import as_start
 from moeopt.errors import InputError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -95,6 +96,7 @@ def moves_front(
     ceilings: Sequence[float] = CEILINGS,
     *,
     best: Any = None,
+    start: Placement | Any = None,
     budget: float | None = None,
     seed: int = 0,
 ) -> MovesFront:
@@ -108,7 +110,9 @@ def moves_front(
     ceilings
         Relative distances above the best makespan, >= 0.
     best
-        ``[layers]`` makespan that they are relative to, such as a proven optimum; that of ``search`` by default.
+        ``[layers]`` makespan that they are relative to, such as a proven optimum; that of ``start`` by default.
+    start
+        A near-optimum (Placement or ``[layers, slots]``) that repairs may go back from; ``search``'s by default.
     budget
         Seconds for all ceilings together, spent on annealing; None = none, the same answer on every machine.
     seed
@@ -117,13 +121,14 @@ def moves_front(
     Raises
     ------
     InputError
-        Without a reference, with a limit of its own, for no ceilings or one below 0, or ``best`` of a wrong shape.
+        Without a reference, with a limit of its own, for no ceilings or one below 0, or ``best`` of a wrong shape;
+        PlacementError if ``start`` breaks the problem.
 
     Notes
     -----
     Every ceiling starts from the reference again (``balancers.repair``): a placement that is right for a loose
     ceiling is the wrong one to go on from for a tight one. All placements are then put together, so that
-    none of the front is dominated by another. As many repairs as ceilings, and one search.
+    none of the front is dominated by another. As many repairs as ceilings, and one search at most.
     """
     if problem.reference is None:
         raise InputError("moves_front needs a problem with a reference to count moves from")
@@ -132,7 +137,7 @@ def moves_front(
     points = np.unique([fraction("ceilings", real("ceilings", value)) for value in ceilings])
     if not points.size:
         raise InputError("ceilings must name at least one distance above the best makespan")
-    near = search(problem, seed=seed)
+    near = search(problem, seed=seed) if start is None else as_start(problem, start)
     reached = metrics.makespan(metrics.gpu_load(problem.load, near))
     base = reached if best is None else to_numpy("best", best).astype(float)
     if base.shape != (problem.num_layers,):

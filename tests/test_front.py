@@ -71,6 +71,13 @@ def test_ceilings_below_what_can_be_reached_are_unknown_not_zero(problem):
     assert not np.isnan(front.moves[:, 1]).any()
 
 
+def test_ceilings_are_relative_to_the_near_optimum_that_is_given(problem):
+    start = eplb(PlacementProblem(problem.load, 8, 72))
+    front = moves_front(problem, (0.0, 0.05), start=start)
+    assert np.array_equal(front.best, metrics.makespan(metrics.gpu_load(problem.load, start)))
+    assert (front.moves[:, 0] <= metrics.moves(problem.reference, relabel(problem, start=start))).all()
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
@@ -80,6 +87,7 @@ def test_ceilings_below_what_can_be_reached_are_unknown_not_zero(problem):
         ({}, {"ceilings": (-0.1,)}, "ceilings must be >= 0"),
         ({}, {"ceilings": ("x",)}, "ceilings must be a finite number"),
         ({}, {"best": [1.0, 2.0]}, r"best must be \[1\]"),
+        ({}, {"start": [[0, 0, 1, 2]]}, "expert 3 has no slot"),
     ],
 )
 def test_bad_input_is_named(change, arguments, message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,22 @@ from pathlib import Path
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError, VerificationError
+from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.certificates import certify
 from moeopt.report.facts import Arguments, Facts, TraceRecord
 from moeopt.report.files import check_folder, write
-from moeopt.report.inputs import Input, read_inputs, read_reference, small_problems
+from moeopt.report.inputs import (
+    Input,
+    OlderLoads,
+    placed_by_eplb,
+    read_inputs,
+    read_older,
+    read_reference,
+    small_problems,
+)
 from moeopt.report.machine import this_machine, versions
+from moeopt.report.moves import MovesBound, study_moves
 from moeopt.report.settings import label, pose, shapes, title
 from moeopt.report.study import Effort, Solver, Study, study
 
@@ -39,6 +49,11 @@ class Setting:
     effort: Effort
     small: bool = False
 
+    @property
+    def counts_moves(self) -> bool:
+        """Whether a placement in force was given, so that moves are a question of their own."""
+        return self.problem.reference is not None
+
 
 def gap_report(
     balancers: Mapping[str, Method],
@@ -56,6 +71,9 @@ def gap_report(
     cluster: str | None = None,
     repeats: int = 5,
     reference: str | os.PathLike[str] | None = None,
+    reference_trace: str | os.PathLike[str] | None = None,
+    expert_bytes: int | None = None,
+    moves_bound: MovesBound | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] = "report",
     quiet: bool = False,
@@ -89,6 +107,12 @@ def gap_report(
         Timed calls of every balancer.
     reference
         File with the placement that moves count from.
+    reference_trace
+        Older loads; moves count from EPLB's placement on them. Layers are matched by their ids.
+    expert_bytes
+        Bytes of one expert's weights in one layer, to tell moves in GB.
+    moves_bound
+        A bound on moves for what the cheap bounds leave open, given as much time as an exact method.
     seed
         Seed of the generated trace and of the exact methods.
     out
@@ -115,12 +139,13 @@ def gap_report(
     asked = Arguments(
         trace=trace, gpus=gpus, slots=slots, nodes=nodes, groups=groups, methods=methods, layers=layers,
         time_limit=time_limit, jobs=jobs, cluster=cluster, repeats=repeats, reference=reference, seed=seed, out=out,
-        quiet=quiet, verify=verify,
+        quiet=quiet, verify=verify, reference_trace=reference_trace, expert_bytes=expert_bytes,
     )  # fmt: skip
     heuristics, exact = _pick_methods(balancers, solvers, methods)
-    check_folder(out, trace)
+    check_folder(out, (*trace, *(() if reference_trace is None else (reference_trace,))))
     inputs = read_inputs(asked.trace, layers, seed)
-    problems, impossible = _pose(asked, inputs)
+    older = None if reference_trace is None else read_older(reference_trace)
+    problems, impossible = _pose(asked, inputs, older)
     small = small_problems(seed) if asked.whole else []
     with connected(cluster) as workers:
         usual = Effort(
@@ -133,7 +158,7 @@ def gap_report(
         independent = replace(usual, time_limit=SMALL_TIME_LIMIT, budget=None, hint=False)
         plan = [Setting(problem, exact, usual) for problem in problems]
         plan += [Setting(problem, solvers if methods is None else exact, independent, small=True) for problem in small]
-        studies, pictures = _carry_out(plan, heuristics, quiet)
+        studies, pictures = _carry_out(plan, heuristics, moves_bound, quiet)
     checked = certify(studies) if verify else None
     generated = {problem.load.source: problem.load for problem in small}
     facts = Facts(
@@ -149,6 +174,7 @@ def gap_report(
         ),
         small=tuple(generated),
         impossible=tuple(impossible),
+        reference=None if older is None else older.record,
         verification=checked.summary if checked else None,
     )
     write(out, contents(studies, pictures, facts, checked.content if checked else None))
@@ -173,13 +199,15 @@ def _pick_methods(
     )
 
 
-def _pose(asked: Arguments, inputs: Sequence[Input]) -> tuple[list[PlacementProblem], list[str]]:
+def _pose(
+    asked: Arguments, inputs: Sequence[Input], older: OlderLoads | None
+) -> tuple[list[PlacementProblem], list[str]]:
     """Pose every setting of every trace; those that cannot be are reasons."""
     problems, impossible = [], []
     for source in inputs:
         wanted = shapes(source.load.num_experts, asked.gpus, asked.slots)
-        placed = None if asked.reference is None else partial(read_reference, asked.reference, source)
-        possible, refused = pose(source.load, wanted, asked.nodes or 1, asked.groups or 1, placed)
+        nodes, groups = asked.nodes or 1, asked.groups or 1
+        possible, refused = pose(source.load, wanted, nodes, groups, _in_force(asked, source, older))
         problems += possible
         impossible += refused
     if not problems:
@@ -187,8 +215,16 @@ def _pose(asked: Arguments, inputs: Sequence[Input]) -> tuple[list[PlacementProb
     return problems, impossible
 
 
+def _in_force(asked: Arguments, source: Input, older: OlderLoads | None) -> Callable[[int, int], Placement] | None:
+    """The placement in force by numbers of GPUs and slots, if one was given."""
+    if older is not None:
+        return partial(placed_by_eplb, older.matched(source.load), asked.nodes or 1, asked.groups or 1)
+    path = asked.reference
+    return None if path is None else lambda num_gpus, num_slots: read_reference(path, source, num_gpus)
+
+
 def _carry_out(
-    plan: Sequence[Setting], heuristics: Mapping[str, Method], quiet: bool
+    plan: Sequence[Setting], heuristics: Mapping[str, Method], moves_bound: MovesBound | None, quiet: bool
 ) -> tuple[list[Study], dict[str, bytes]]:
     """Study everything under a progress bar on stderr; pictures for all but the small instances."""
     from rich.console import Console
@@ -196,9 +232,11 @@ def _carry_out(
     from rich.progress import Progress as Bar
 
     from moeopt.report.figures import pictures
+    from moeopt.report.moves_figure import moves_picture
 
     steps = [
-        (len(heuristics) + len(setting.exact)) * setting.problem.num_layers * (2 if setting.problem.hierarchical else 1)
+        ((len(heuristics) + len(setting.exact)) * (2 if setting.problem.hierarchical else 1) + setting.counts_moves)
+        * setting.problem.num_layers
         for setting in plan
     ]
     studies: list[Study] = []
@@ -213,10 +251,15 @@ def _carry_out(
                 bar.update(task, advance=layers, description=f"{heading}: {method}")
 
             done = study(setting.problem, heuristics, setting.exact, setting.effort, progress)
+            if setting.counts_moves:
+                bar.update(task, description=f"{heading}: moves")
+                done = replace(done, moves=study_moves(done, setting.effort, moves_bound, partial(progress, "moves")))
             studies.append(done)
             if not setting.small:
                 bar.update(task, description=f"{heading}: figures")
                 drawn |= {f"{label(setting.problem)}_{kind}.png": png for kind, png in pictures(done).items()}
+                if done.moves is not None:
+                    drawn[f"{label(setting.problem)}_moves.png"] = moves_picture(done.moves, heading)
         bar.update(task, description="gap report")
     return studies, drawn
 
@@ -225,6 +268,7 @@ def _show(studies: Sequence[Study], facts: Facts) -> None:
     from rich.console import Console
 
     from moeopt.report.document import headline
+    from moeopt.report.moves_tables import front_cells, front_headings
     from moeopt.report.tables import HEADINGS, cells, reasons, summarise, terminal
 
     console = Console(width=min(Console().width, 100) if sys.stdout.isatty() else 100, highlight=False)
@@ -234,6 +278,12 @@ def _show(studies: Sequence[Study], facts: Facts) -> None:
         for text in [*headline(done), *reasons(rows)]:
             console.print(text, markup=False)
         console.print()
+        if done.moves is not None:
+            console.print(
+                terminal(
+                    "Moves per layer, by distance from the best", front_headings(done.moves), front_cells(done.moves)
+                )
+            )
     for reason in facts.impossible:
         console.print(f"left out: {reason}", markup=False)
     if facts.cluster is not None:

@@ -68,6 +68,15 @@ class Checked:
     methods: dict[str, tuple[LayerVerdict, ...]]
 
 
+@dataclass(frozen=True)
+class CheckedMoves:
+    """What was checked of all Moves sections together."""
+
+    placements: int
+    proven: int
+    rejected: tuple[str, ...]
+
+
 def certify(studies: Sequence[Study]) -> Certificates:
     """Check every row and every shared bound of the studies, those of a policy's relaxation included.
 
@@ -84,12 +93,37 @@ def certify(studies: Sequence[Study]) -> Certificates:
     placed = sum(v.placement_ok is not None for done in checked for found in done.methods.values() for v in found)
     kinds = [verdict.bound for done in checked for verdict in done.bound]
     proven, claimed, unknown = (kinds.count(kind) for kind in ("proven", "solver's claim", "unknown"))
+    moves = _check_moves(studies)
+    rejected += moves.rejected
     summary = f"verified: {placed} placements, {proven} bounds proven exactly, {claimed} rest on a solver's search"
     if unknown:
         summary += f", {unknown} not decided"
+    if moves.placements:
+        summary += f"; moves: {moves.placements} placements, {moves.proven} bounds proven exactly"
     if rejected:
         summary += f"; REJECTED: {len(rejected)}"
     return Certificates(_json([_record(done) for done in checked]), summary, tuple(rejected))
+
+
+def _check_moves(studies: Sequence[Study]) -> CheckedMoves:
+    """Check every placement of the Moves sections within its ceiling, and every bound on moves."""
+    placements, proven, rejected = 0, 0, []
+    for study in studies:
+        found = study.moves
+        if found is None:
+            continue
+        claims = {name: Solution(found.problem, one.placement) for name, one in found.fixed.items()}
+        for point, one in enumerate(found.repaired):
+            posed = found.posed(point)
+            claims[f"repair, {found.ceilings[point]:.1%} above"] = Solution(posed, one.placement, found.proven[point])
+        for name, claim in claims.items():
+            verdicts = verify(claim.problem, claim).layers
+            placements += sum(verdict.placement_ok is not None for verdict in verdicts)
+            proven += sum(verdict.bound == "proven" for verdict in verdicts)
+            where = f"{title(study.problem)}: moves of {name}"
+            layers = zip(study.problem.load.layer_ids, verdicts, strict=True)
+            rejected += [f"{where}, layer {i}: {verdict.reason}" for i, verdict in layers if not verdict.ok]
+    return CheckedMoves(placements, proven, tuple(rejected))
 
 
 def _check(study: Study) -> Checked:

@@ -9,6 +9,7 @@ import numpy as np
 
 from moeopt import metrics
 from moeopt.report.facts import Facts
+from moeopt.report.moves_tables import section, sentence
 from moeopt.report.settings import label, title
 from moeopt.report.study import Study
 from moeopt.report.tables import HEADINGS, SummaryRow, cells, markdown, milliseconds, percent, reasons, summarise
@@ -48,7 +49,7 @@ MEANING = """\
 def document(studies: Sequence[Study], pictures: Iterable[str], facts: Facts) -> str:
     """Return the report as markdown; ``pictures`` are file names under ``figures/``."""
     parts = ["# Gap report: how far from the best possible placement", PROBLEM, "## Traces", _traces(facts)]
-    parts += [f"Moves count from {facts.arguments.reference or 'the contiguous (vanilla) layout'}.", "## Results"]
+    parts += [f"Moves count from {in_force(facts)}.", "## Results"]
     parts += ["\n".join(f"* **{title(study.problem)}**: {' '.join(headline(study))}" for study in studies)]
     available = set(pictures)
     if facts.verification:
@@ -57,6 +58,7 @@ def document(studies: Sequence[Study], pictures: Iterable[str], facts: Facts) ->
     for study in studies:
         if study not in small:
             parts += _setting(study, available)
+            parts += _moves(study, available, facts)
     if small:
         parts += ["## Small instances, where every exact method finishes", agreement(small)]
         for study in small:
@@ -78,7 +80,17 @@ def headline(study: Study) -> list[str]:
         sentences += [f"EPLB: {_speed(row)}." for row in rows if row.method == "eplb" != best.method]
     if study.without_groups is not None:
         sentences.append(price(study, study.without_groups))
+    if study.moves is not None:
+        sentences.append(sentence(study.moves))
     return sentences
+
+
+def in_force(facts: Facts) -> str:
+    """Name the placement that moves count from."""
+    if facts.reference is not None:
+        older = facts.reference
+        return f"EPLB's placement on the older loads of {older.origin} (sha256 {older.sha256[:12]})"
+    return f"{facts.arguments.reference}" if facts.arguments.reference else "the contiguous (vanilla) layout"
 
 
 def _speed(row: SummaryRow) -> str:
@@ -152,6 +164,14 @@ def _setting(study: Study, available: set[str]) -> list[str]:
         if name in available:
             parts.append(f"![{text}](figures/{name})")
     return parts
+
+
+def _moves(study: Study, available: set[str], facts: Facts) -> list[str]:
+    if study.moves is None:
+        return []
+    parts = section(study.moves, in_force(facts), facts.arguments.expert_bytes)
+    name = f"{label(study.problem)}_moves.png"
+    return [*parts, f"![Moves against balance](figures/{name})"] if name in available else parts
 
 
 def _open_layers(study: Study) -> str:

@@ -41,6 +41,8 @@ class Arguments:
     out: str | os.PathLike[str]
     quiet: bool
     verify: bool
+    reference_trace: str | os.PathLike[str] | None = None
+    expert_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.trace, str | os.PathLike):
@@ -57,6 +59,15 @@ class Arguments:
                 raise InputError("jobs and cluster exclude each other: layers run on this machine or on the cluster")
         if (self.nodes is None) != (self.groups is None):
             raise InputError("nodes and groups belong together: groups of experts that live wholly on one node")
+        if self.reference is not None and self.reference_trace is not None:
+            raise InputError(
+                "reference and reference_trace exclude each other: the placement in force is read from a file, "
+                "or made from older loads"
+            )
+        if self.expert_bytes is not None:
+            check.integer("expert_bytes", self.expert_bytes, 1)
+            if self.reference is None and self.reference_trace is None:
+                raise InputError("expert_bytes needs reference or reference_trace: bytes are told of moves from it")
         for name, number in (("nodes", self.nodes), ("groups", self.groups)):
             if number is not None:
                 check.integer(name, number, 2)
@@ -64,8 +75,8 @@ class Arguments:
     @property
     def whole(self) -> bool:
         """Whether nothing about traces and settings is asked for, so that the default report is meant."""
-        chosen = (self.trace, self.gpus, self.slots, self.nodes, self.groups, self.layers, self.reference)
-        return not any(chosen)
+        chosen = (self.trace, self.gpus, self.slots, self.nodes, self.groups, self.layers)
+        return not any((*chosen, self.reference, self.reference_trace))
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,8 @@ class Facts:
         Names of the traces whose settings are small enough for every exact method.
     impossible
         Settings left out, and why.
+    reference
+        The older loads that the placement in force was made from, where there are such.
     verification
         What the independent check found; None where it was not asked for.
     """
@@ -129,4 +142,5 @@ class Facts:
     traces: tuple[TraceRecord, ...]
     small: tuple[str, ...]
     impossible: tuple[str, ...]
+    reference: TraceRecord | None = None
     verification: str | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moeopt._text import printable
+from moeopt.balancers.eplb import eplb
 from moeopt.errors import InputError
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
@@ -63,6 +64,52 @@ def read_reference(path: str | os.PathLike[str], source: Input, num_gpus: int) -
     if placement.num_layers != len(source.all_layers):
         raise InputError(f"reference has {placement.num_layers} layers, the trace has {len(source.all_layers)}")
     return placement[[source.all_layers.index(layer) for layer in load.layer_ids]]
+
+
+@dataclass(frozen=True)
+class OlderLoads:
+    """Loads that the placement in force was made for, and their record."""
+
+    load: LoadMatrix
+    record: TraceRecord
+
+    def matched(self, source: LoadMatrix) -> LoadMatrix:
+        """Return the older loads of the layers of ``source``, by the traces' own ids.
+
+        Raises
+        ------
+        InputError
+            If a layer is missing, or the number of experts differs.
+        """
+        name, load = self.record.origin, self.load
+        if load.num_experts != source.num_experts:
+            raise InputError(
+                f"reference_trace {name} has {load.num_experts} experts per layer, {source.source} has "
+                f"{source.num_experts}"
+            )
+        place = {layer: row for row, layer in enumerate(load.layer_ids)}
+        missing = [layer for layer in source.layer_ids if layer not in place]
+        if len(missing) == source.num_layers:
+            raise InputError(
+                f"reference_trace {name} has no layers in common with {source.source}, whose layers are "
+                f"{min(source.layer_ids)} to {max(source.layer_ids)}"
+            )
+        if missing:
+            shown = ", ".join(map(str, missing[:8])) + (", .." if len(missing) > 8 else "")
+            raise InputError(f"reference_trace {name} lacks layers {shown} of {source.source}")
+        return load[[place[layer] for layer in source.layer_ids]]
+
+
+def read_older(path: str | os.PathLike[str]) -> OlderLoads:
+    """Read the trace of older loads; TraceError where it is unusable."""
+    trace = read_trace(path)
+    load = trace.total()
+    return OlderLoads(load, TraceRecord.of(load, printable(Path(path).name, 80), trace.sha256))
+
+
+def placed_by_eplb(load: LoadMatrix, num_nodes: int, num_groups: int, num_gpus: int, num_slots: int) -> Placement:
+    """Return EPLB's placement of older loads: the one in force before the new loads came."""
+    return eplb(PlacementProblem(load, num_gpus, num_slots, num_nodes=num_nodes, num_groups=num_groups))
 
 
 def small_problems(seed: int) -> list[PlacementProblem]:

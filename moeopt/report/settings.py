@@ -113,11 +113,11 @@ def pose(
     shapes: Iterable[tuple[int, int]],
     num_nodes: int = 1,
     num_groups: int = 1,
-    reference: Callable[[int], Placement] | None = None,
+    reference: Callable[[int, int], Placement] | None = None,
 ) -> tuple[list[PlacementProblem], list[str]]:
     """Pose every shape in its widest reading; shapes that cannot be are returned as reasons.
 
-    ``reference`` gives the placement in force for a number of GPUs.
+    ``reference`` gives the placement in force for numbers of GPUs and slots.
     """
     problems, impossible = [], []
     for num_gpus, num_slots in shapes:
@@ -129,7 +129,7 @@ def pose(
                 num_nodes=num_nodes,
                 num_groups=num_groups,
                 allow_empty_slots=True,
-                reference=None if reference is None else reference(num_gpus),
+                reference=None if reference is None else reference(num_gpus, num_slots),
             )
         except InputError as error:
             impossible.append(f"{load.source}, {num_gpus} GPUs, {num_slots} slots: {error}")

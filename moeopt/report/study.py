@@ -16,6 +16,8 @@ from moeopt.solution import DEFAULT_GAP, Solution
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moeopt.report.moves import MovesStudy
+
 Solver = Callable[..., Solution]
 """``solver(problem, *, time_limit, gap, hint, seed, jobs, budget, progress) -> Solution``."""
 
@@ -73,6 +75,8 @@ class Study:
         Names of the runs that are exact methods.
     without_groups
         The study of the same loads without the rule of groups and nodes; None where there is no such rule.
+    moves
+        The front between balance and migration; None where no placement in force was given.
     """
 
     problem: PlacementProblem
@@ -81,6 +85,7 @@ class Study:
     layers: pd.DataFrame
     exact: tuple[str, ...] = ()
     without_groups: Study | None = None
+    moves: MovesStudy | None = None
 
 
 def study(
