@@ -54,14 +54,14 @@ def test_a_balancer_answers_feasibly_or_says_why_not(balancer, name):
 
 @pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
 def test_random_problems_of_every_variant_are_refused_beforehand_or_placed_feasibly(balancer):
-    answers = [answer(balancer, random_problem(seed)) for seed in range(300)]
+    answers = [answer(balancer, random_problem(seed)) for seed in range(200)]
     assert sum(placement is not None for placement in answers) >= 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
 def test_thousands_of_random_problems_are_refused_beforehand_or_placed_feasibly(balancer):
-    for seed in range(300, 6000):
+    for seed in range(300, 1300):
         answer(balancer, random_problem(seed))
 
 
