@@ -6,7 +6,9 @@ Names and numbers are those of ``docs/formulations.md``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from moeopt import metrics
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
-from solvers.drive import interchangeable
+from solvers.drive import Limits, interchangeable
 
 MAX_VARIABLES = 100_000
 """Models beyond this many copy variables are not built: no back end closes them in minutes."""
@@ -82,11 +84,55 @@ class LayerModel:
         """u: the most copies of one expert that a GPU may hold."""
         return self.problem.slots_per_gpu if self.problem.allow_colocated else 1
 
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """Names of the constraints that this layer needs, in the order of ``docs/formulations.md``."""
+        problem, alike = self.problem, self.gpus_are_alike
+        needed = {
+            "one_replica_count": True,
+            "place_every_copy": True,
+            "fill_every_slot": True,
+            "no_colocation": not problem.allow_colocated,
+            "load_within_makespan": True,
+            "one_node_per_group": problem.hierarchical,
+            "equal_groups_per_node": problem.hierarchical,
+            "copies_stay_on_node": problem.hierarchical,
+            "keep_what_is_there": not alike,
+            "limit_moves": problem.max_moves is not None,
+            "order_gpus": alike,
+            "order_nodes": alike and problem.hierarchical,
+        }
+        return tuple(name for name, is_needed in needed.items() if is_needed)
+
     def copies_in_reference(self) -> NDArray[np.int64]:
         """``[gpus, experts]`` r[e,g] of (10)."""
         assert self.problem.reference is not None
         counts: NDArray[np.int64] = self.problem.reference.copies[0]
         return counts
+
+
+class Model(Protocol):
+    """A back end's model: a method per constraint that yields its rows."""
+
+    data: LayerModel
+
+    def add_variables(self) -> Iterator[None]:
+        """Add the variables, expert by expert."""
+
+    def add_row(self, row: Any) -> None:
+        """Add a row of a constraint."""
+
+
+def build(model: Model, limits: Limits) -> bool:
+    """Add variables and constraints; False if the time is over before all are there."""
+    if any(limits.late for _ in model.add_variables()):
+        return False
+    for name in model.data.constraints:
+        for row in getattr(model, name)():
+            if limits.late:
+                return False
+            model.add_row(row)
+    return True
 
 
 def layer_model(known: Solution) -> LayerModel:

@@ -17,7 +17,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
 from solvers.cbc import StoppableCBC
 from solvers.drive import Hint, Limits, Progress, descended, drive
-from solvers.formulation import LayerModel, layer_model, slots_from_copies
+from solvers.formulation import LayerModel, build, layer_model, slots_from_copies
 from solvers.highs import load_highs, run
 
 _UNIT = 1000.0
@@ -104,37 +104,22 @@ class MilpModel:
 
     def build(self, limits: Limits) -> bool:
         """Build the whole model; False if the time is over before."""
-        problem, data = self.problem, self.data
-        constraints = [
-            (True, self.one_replica_count),
-            (True, self.place_every_copy),
-            (True, self.fill_every_slot),
-            (not problem.allow_colocated, self.no_colocation),
-            (True, self.load_within_makespan),
-            (problem.hierarchical, self.one_node_per_group),
-            (problem.hierarchical, self.equal_groups_per_node),
-            (problem.hierarchical, self.copies_stay_on_node),
-            (not data.gpus_are_alike, self.keep_what_is_there),
-            (problem.max_moves is not None, self.limit_moves),
-            (data.gpus_are_alike, self.order_gpus),
-            (data.gpus_are_alike and problem.hierarchical, self.order_nodes),
-        ]
-        if any(limits.late for _ in self._add_variables()):
+        if not build(self, limits):
             return False
-        for needed, constraint in constraints:
-            for row in constraint() if needed else ():
-                if limits.late:
-                    return False
-                self.lp += row
-        if problem.objective == "makespan":
+        if self.problem.objective == "makespan":
             self.minimise_makespan()
         else:
             self.minimise_moves()
-        if data.start is not None:
-            self._add_start(data.start)
+        if self.data.start is not None:
+            self._add_start(self.data.start)
         return not limits.late
 
-    def _add_variables(self) -> Iterator[None]:
+    def add_row(self, row: Any) -> None:
+        """Add a row of a constraint."""
+        self.lp += row
+
+    def add_variables(self) -> Iterator[None]:
+        """Add the variables, expert by expert."""
         data, problem = self.data, self.problem
         gpus = range(problem.num_gpus)
         self.y, self.x, self.copies = [], [], []
