@@ -5,7 +5,7 @@ from functools import partial
 
 from moeopt.solution import Solution
 from solvers.brute_force import solve_brute_force
-from solvers.configuration_lp import configuration_bound, solve_configuration
+from solvers.configuration import configuration_bound, solve_configuration
 from solvers.cpsat import solve_cpsat
 from solvers.milp import solve_milp
 from solvers.pairing import solve_pairing

@@ -11,7 +11,7 @@ from moeopt.bounds import Bound
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
-from solvers import configuration_lp, cpsat, pairing
+from solvers import configuration, cpsat, pairing
 from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, interchangeable, known_before, work
 from solvers.moves_bound import MAX_SLOTS, moves_bound
 
@@ -139,7 +139,7 @@ RUNGS: tuple[LayerMethod, ...] = (
     longer_search,
     copy_prices,
     pairing.solve_layer,
-    configuration_lp.solve_layer,
+    configuration.solve_layer,
     cpsat.solve_layer,
 )
 """What is tried on a layer whose gap is open, in this order."""

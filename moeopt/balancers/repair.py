@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import _arguments, bounds, metrics
-from moeopt.balancers._repair_best import Best, Floats, sound_layers
-from moeopt.balancers._repair_rows import HOT, NO_LIMIT, anneal_rows, repair_rows, rows_of
-from moeopt.balancers._repair_within import anneal_within, bisect, limited_descent
 from moeopt.balancers.climbing import climbed, near_bound
 from moeopt.balancers.relabel import relabel
+from moeopt.balancers.repairing.best import Best, Floats, sound_layers
+from moeopt.balancers.repairing.rows import HOT, NO_LIMIT, anneal_rows, repair_rows, rows_of
+from moeopt.balancers.repairing.within import anneal_within, bisect, limited_descent
 from moeopt.balancers.start import as_start
 from moeopt.errors import NoPlacementError
 from moeopt.methods import refuses

@@ -12,9 +12,9 @@ from moeopt.balancers import eplb
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.problem import PlacementProblem
 from moeopt.solution import SolveStatus
-from solvers._configuration_dual import Dual
-from solvers._configuration_master import fill_contents
-from solvers.configuration_lp import configuration_bound, solve_configuration
+from solvers.configuration.dual import Dual
+from solvers.configuration.master import fill_contents
+from solvers.configuration.method import configuration_bound, solve_configuration
 
 
 def optimum(loads, num_gpus, slots_per_gpu):

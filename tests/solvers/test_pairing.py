@@ -9,11 +9,11 @@ from moeopt.balancers.pairing import paired_makespan
 from moeopt.errors import UnsupportedError
 from moeopt.problem import PlacementProblem
 from moeopt.solution import SolveStatus
-from solvers._pairing_model import cheapest, columns_at, excess, exclude, relax
-from solvers._pairing_repair import repair
 from solvers.brute_force import solve_brute_force
 from solvers.drive import Limits, known_before
-from solvers.pairing import _LayerSearch, solve_pairing
+from solvers.pairing.mend import repair
+from solvers.pairing.method import _LayerSearch, solve_pairing
+from solvers.pairing.model import cheapest, columns_at, excess, exclude, relax
 from tests.pairing_certificate import possible_counts, refutes
 
 

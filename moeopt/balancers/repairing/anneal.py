@@ -4,7 +4,7 @@ import numpy as np
 
 from moeopt._kernel import kernel
 from moeopt._random import below
-from moeopt.balancers._repair_kernels import (
+from moeopt.balancers.repairing.kernels import (
     arrival,
     count_moves,
     departure,

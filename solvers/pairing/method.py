@@ -17,7 +17,10 @@ from moeopt.methods import made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
-from solvers._pairing_model import (
+from solvers.drive import Hint, Limits, Progress, descended, drive
+from solvers.pairing.decide import Verdict, decide
+from solvers.pairing.mend import repair
+from solvers.pairing.model import (
     MARGIN,
     MAX_COLUMNS,
     Columns,
@@ -29,9 +32,6 @@ from solvers._pairing_model import (
     restrict,
     witness,
 )
-from solvers._pairing_repair import repair
-from solvers._pairing_search import Verdict, decide
-from solvers.drive import Hint, Limits, Progress, descended, drive
 
 _ANNEALING = 300_000
 """Steps in a run of the annealing: a tenth of a second at 320 slots."""

@@ -17,8 +17,8 @@ from moeopt.methods import made_for, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.replication import replicate
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
-from solvers._configuration_dual import ConfigurationBound, Dual
-from solvers._configuration_master import fill_contents
+from solvers.configuration.dual import ConfigurationBound, Dual
+from solvers.configuration.master import fill_contents
 from solvers.drive import Hint, Limits, Progress, descended, drive
 
 Floats = NDArray[np.float64]

@@ -52,6 +52,7 @@ class Columns:
 
     @property
     def num_experts(self) -> int:
+        """Experts of the layer."""
         return int(self.expert[-1]) + 1
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 
 from moeopt._kernel import kernel
 from moeopt._stop import raised
-from moeopt.balancers._repair_kernels import (
+from moeopt.balancers.repairing.kernels import (
     arrival,
     departure,
     exchange,

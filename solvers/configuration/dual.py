@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers._configuration_pricing import lightest, most_valuable, undominated
+from solvers.configuration.pricing import lightest, most_valuable, undominated
 from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
 from moeopt._stop import Flag, never, raised
-from solvers._pairing_model import Columns
+from solvers.pairing.model import Columns
 
 _SAMPLES = 30
 """Changes compared before the best is made."""

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
 from moeopt._stop import Flag, raised, side_by_side
-from moeopt.balancers._repair_anneal import anneal
-from moeopt.balancers._repair_cycles import go_home
-from moeopt.balancers._repair_greedy import descend
-from moeopt.balancers._repair_kernels import count_moves, enter, new_row, recount_loads, settle
+from moeopt.balancers.repairing.anneal import anneal
+from moeopt.balancers.repairing.cycles import go_home
+from moeopt.balancers.repairing.greedy import descend
+from moeopt.balancers.repairing.kernels import count_moves, enter, new_row, recount_loads, settle
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 

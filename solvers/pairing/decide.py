@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from moeopt._stop import cancellable
-from solvers._pairing_model import Columns
 from solvers.drive import Limits
+from solvers.pairing.model import Columns
 
 _SECONDS_PER_COLUMN = 3e-5
 """What building the model takes."""

@@ -4,8 +4,8 @@ import numpy as np
 
 from moeopt._kernel import kernel
 from moeopt._stop import raised
-from moeopt.balancers._repair_cycles import cheapest_cycle, cycle_cost, new_paths, survey, turn
-from moeopt.balancers._repair_kernels import (
+from moeopt.balancers.repairing.cycles import cheapest_cycle, cycle_cost, new_paths, survey, turn
+from moeopt.balancers.repairing.kernels import (
     FREE,
     TINY,
     count_moves,
