@@ -200,6 +200,13 @@ class Solution(ArrayFields):
         )
 
     @property
+    def _slots(self) -> NDArray[np.int64]:
+        """``[layers, slots]`` of the placement, -1 where there is none."""
+        if self.placement is None:
+            return np.full((self.num_layers, self.problem.slots), -1)
+        return self.placement.phy2log
+
+    @property
     def is_optimal(self) -> bool:
         """Whether every layer is proven optimal."""
         return all(status is SolveStatus.OPTIMAL for status in self.status)
@@ -225,14 +232,10 @@ class Solution(ArrayFields):
         """
         mine, theirs = self.objective, later.objective
         take = np.isnan(mine) | (theirs < mine)
-        rows = [
-            np.full((self.num_layers, self.problem.slots), -1) if s.placement is None else s.placement.phy2log
-            for s in (self, later)
-        ]
         stop = [a if a is Stop.INFEASIBLE else b for a, b in zip(self.stop, later.stop, strict=True)]
         joined = Solution(
             self.problem,
-            np.where(take[:, None], rows[1], rows[0]),
+            np.where(take[:, None], later._slots, self._slots),
             self.bound.join(later.bound).without(np.array([s is Stop.INFEASIBLE for s in stop])),
             stop,
             [a if b in a else "; ".join(filter(None, (a, b))) for a, b in zip(self.note, later.note, strict=True)],
@@ -240,6 +243,26 @@ class Solution(ArrayFields):
             self.tolerance,
         )
         return joined._consistent()
+
+    def updated(self, layers: NDArray[np.intp], later: Solution) -> Solution:
+        """Return the same knowledge with that of some layers replaced by ``later``, which has these alone."""
+        order = np.arange(self.num_layers)
+        order[layers] = self.num_layers + np.arange(len(layers))
+        stop, note = self.stop + later.stop, self.note + later.note
+        source, certificate = self.bound_source + later.bound_source, self.certificate + later.certificate
+        return Solution(
+            self.problem,
+            np.concatenate([self._slots, later._slots])[order],
+            Bound(
+                np.concatenate([self.lower_bound, later.lower_bound])[order],
+                [source[i] for i in order],
+                [certificate[i] for i in order],
+            ),
+            [stop[i] for i in order],
+            [note[i] for i in order],
+            np.concatenate([self.runtime, later.runtime])[order],
+            self.tolerance,
+        )
 
     def ended(self, stop: Stop, note: str = "") -> Solution:
         """Return the same knowledge, the work on all layers having ended for this reason."""
@@ -307,13 +330,9 @@ class Solution(ArrayFields):
 def stack(problem: PlacementProblem, parts: Sequence[Solution]) -> Solution:
     """Put solutions of the layers of ``problem``, in their order, together to one of all layers."""
     known = [part.bound for part in parts]
-    rows = [
-        np.full((part.num_layers, problem.slots), -1) if part.placement is None else part.placement.phy2log
-        for part in parts
-    ]
     return Solution(
         problem,
-        np.concatenate(rows),
+        np.concatenate([part._slots for part in parts]),
         Bound(
             np.concatenate([bound.value for bound in known]),
             [source for bound in known for source in bound.source],

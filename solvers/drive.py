@@ -164,26 +164,27 @@ def work(
     jobs = None if jobs is None else integer("jobs", jobs, 1, MOST_JOBS)
     budget = seconds("budget", budget)
     end = math.inf if budget is None else time.perf_counter() + budget
-    layers = [int(layer) for layer in known.still_open]
-    parts = [known[i] for i in range(known.num_layers)]
+    layers = known.still_open
     tell = progress or (lambda layers: None)
     tell(known.num_layers - len(layers))
+    if not len(layers):
+        return _labelled(known)
 
     def tasks() -> Iterator[Any]:
         for layer in layers:
             if time.perf_counter() > end:
                 return
-            yield delayed(_one_layer)(parts[layer], method, limits, first, spent)
+            yield delayed(_one_layer)(known[int(layer)], method, limits, first, spent)
 
-    done = 0
-    for found, layer in zip(Parallel(n_jobs=jobs, return_as="generator")(tasks()), layers, strict=False):
-        parts[layer] = found
-        done += 1
+    parts: list[Solution] = []
+    for found in Parallel(n_jobs=jobs, return_as="generator")(tasks()):
+        parts.append(found)
         tell(1)
-    for layer in layers[done:]:
-        parts[layer] = parts[layer].ended(Stop.SKIPPED, f"not tried: the {budget:g} s for all layers were used up")
-        tell(1)
-    return _labelled(stack(known.problem, parts))
+    if len(parts) < len(layers):
+        left = known[layers[len(parts) :]]
+        parts.append(left.ended(Stop.SKIPPED, f"not tried: the {budget:g} s for all layers were used up"))
+        tell(len(left))
+    return _labelled(known.updated(layers, stack(known.problem[layers], parts)))
 
 
 def _one_layer(

@@ -150,6 +150,14 @@ def test_layers_are_taken_apart_and_put_together_again():
     assert known[1].status == (SolveStatus.ERROR,)
 
 
+def test_some_layers_can_be_replaced_by_what_is_known_later():
+    known = Solution(PROBLEM, [POOR[0], GOOD[1]], bounds.lower_bound(PROBLEM), note=("a", "b"), runtime=[1.0, 2.0])
+    later = Solution(PROBLEM[[0]], [GOOD[0]], Bound([10.5], ("later",)), Stop.TIME_LIMIT, "new", 5.0)
+    both = known.updated(np.array([0]), later)
+    assert both[0] == Solution(PROBLEM[0], [GOOD[0]], Bound([10.5], ("later",)), Stop.TIME_LIMIT, "new", 5.0)
+    assert both[1] == known[1]
+
+
 def test_it_travels_to_other_processes_whole_and_read_only():
     known = Solution(PROBLEM, GOOD, bounds.lower_bound(PROBLEM))
     copy = pickle.loads(pickle.dumps(known))
