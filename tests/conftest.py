@@ -1,6 +1,7 @@
 """Loads of full scale: recordings where they lie beside the checkout, generated twins everywhere."""
 
 import json
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from moeopt.load import LoadMatrix
 from moeopt.traces import generate
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the programs that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 
