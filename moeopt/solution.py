@@ -249,15 +249,10 @@ class Solution(ArrayFields):
         order = np.arange(self.num_layers)
         order[layers] = self.num_layers + np.arange(len(layers))
         stop, note = self.stop + later.stop, self.note + later.note
-        source, certificate = self.bound_source + later.bound_source, self.certificate + later.certificate
         return Solution(
             self.problem,
             np.concatenate([self._slots, later._slots])[order],
-            Bound(
-                np.concatenate([self.lower_bound, later.lower_bound])[order],
-                [source[i] for i in order],
-                [certificate[i] for i in order],
-            ),
+            Bound.stack([self.bound, later.bound])[order],
             [stop[i] for i in order],
             [note[i] for i in order],
             np.concatenate([self.runtime, later.runtime])[order],
@@ -329,15 +324,10 @@ class Solution(ArrayFields):
 
 def stack(problem: PlacementProblem, parts: Sequence[Solution]) -> Solution:
     """Put solutions of the layers of ``problem``, in their order, together to one of all layers."""
-    known = [part.bound for part in parts]
     return Solution(
         problem,
         np.concatenate([part._slots for part in parts]),
-        Bound(
-            np.concatenate([bound.value for bound in known]),
-            [source for bound in known for source in bound.source],
-            [certificate for bound in known for certificate in bound.certificate],
-        ),
+        Bound.stack([part.bound for part in parts]),
         [stop for part in parts for stop in part.stop],
         [note for part in parts for note in part.note],
         np.concatenate([part.runtime for part in parts]),

@@ -18,7 +18,7 @@ from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
-from solvers.drive import Hint, Limits, Progress, descended, drive
+from solvers.drive import Hint, Limits, Progress, drive
 from solvers.formulation import LayerModel, build, layer_model, slots_from_copies
 
 _RESOLUTION = 2**45
@@ -92,7 +92,7 @@ def solve_cpsat(
         raise InputError(f"log must be callable, got {shown(log)}")
     limits = Limits(time_limit, gap, workers, seed)
     method = solve_layer if log is None else partial(solve_layer, log=log)
-    return drive(problem, method, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, method, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
 
 
 def solve_layer(

@@ -95,15 +95,14 @@ def drive(
     limits: Limits,
     *,
     hint: Hint | None = None,
-    first: LayerStart | None = None,
     jobs: int | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
     """Work on every layer on its own, and join what is found with what is known.
 
-    The cheap bounds and the hint are known to ``method`` from the start; layers that these close are
-    not worked on.
+    The cheap bounds and the hint are known to ``method`` from the start, and so is the swap descent's
+    placement where the hint has none; layers that these close are not worked on.
 
     Parameters
     ----------
@@ -113,8 +112,6 @@ def drive(
         For each layer.
     hint
         A placement to start from, which the answer is never worse than, or a Solution.
-    first
-        What to find first on a layer without a placement; its time counts.
     jobs
         Layers at a time, through joblib: ``joblib.parallel_config`` chooses processes, threads or a
         cluster. None = as joblib is configured, one where it is not.
@@ -131,7 +128,7 @@ def drive(
         If a first placement beats the hint's bound; where a later one does, the layer's note says so.
     """
     known = known_before(problem, hint, limits.gap)
-    return work(known, method, limits, first=first, jobs=jobs, budget=budget, progress=progress)
+    return work(known, method, limits, first=descended, jobs=jobs, budget=budget, progress=progress)
 
 
 def known_before(problem: PlacementProblem, hint: Hint | None, gap: float) -> Solution:
@@ -158,7 +155,10 @@ def work(
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Work on the open layers of ``known``; ``spent`` seconds of each one's time are over already."""
+    """Work on the open layers of ``known``, of which ``spent`` seconds each are over already.
+
+    ``first`` finds a placement where there is none; its time counts.
+    """
     from joblib import Parallel, delayed
 
     jobs = None if jobs is None else integer("jobs", jobs, 1, MOST_JOBS)

@@ -16,7 +16,7 @@ from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
 from solvers.cbc import StoppableCBC
-from solvers.drive import Hint, Limits, Progress, descended, drive
+from solvers.drive import Hint, Limits, Progress, drive
 from solvers.formulation import LayerModel, build, layer_model, slots_from_copies
 from solvers.highs import load_highs, run
 
@@ -70,7 +70,7 @@ def solve_milp(
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     limits = Limits(time_limit, gap, workers, seed)
     method = functools.partial(_solve_layer, backend)
-    return drive(problem, method, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, method, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
 
 
 def _solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:

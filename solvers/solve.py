@@ -76,7 +76,7 @@ def solve(
     known = known.join(_searched(problem, limits))
     each = (time.perf_counter() - started) / problem.num_layers
     known = known.join(Solution(problem, runtime=each))
-    return work(known, climb, limits, first=descended, spent=each, jobs=jobs, budget=budget, progress=progress)
+    return work(known, climb, limits, spent=each, jobs=jobs, budget=budget, progress=progress)
 
 
 def _searched(problem: PlacementProblem, limits: Limits) -> Solution:

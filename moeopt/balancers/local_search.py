@@ -10,7 +10,7 @@ from moeopt._kernel import kernel
 from moeopt._stop import raised, stoppable
 from moeopt.balancers._reasons import counts_no_moves
 from moeopt.balancers.start import as_start, first_placement
-from moeopt.balancers.swaps import may_swap, sum_loads
+from moeopt.balancers.swaps import best_swap, sum_loads
 from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -63,18 +63,8 @@ def _descend(all_slots, all_size, colocated, per_node, stop):  # type: ignore[no
         sum_loads(slots, size, load)
         while not raised(stop):
             f = np.argmax(load)
-            best = load[f] * (1 - 1e-12)
-            partner = here = there = -1
-            for h in range(f // per_node * per_node, (f // per_node + 1) * per_node):
-                if (load[f] + load[h]) / 2 >= best:
-                    continue
-                for i in range(k):
-                    most = size[slots[f, i]]
-                    for j in range(k):
-                        give = most - size[slots[h, j]]
-                        after = max(load[f] - give, load[h] + give)
-                        if give > 0 and after < best and may_swap(slots, f, i, h, j, empty, colocated):
-                            best, partner, here, there = after, h, i, j
+            first = f // per_node * per_node
+            partner, here, there = best_swap(slots, size, load, f, first, first + per_node, colocated)
             if partner < 0:
                 break
             slots[f, here], slots[partner, there] = slots[partner, there], slots[f, here]

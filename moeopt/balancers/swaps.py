@@ -53,26 +53,34 @@ def may_swap(slots, f, i, h, j, empty, colocated):  # type: ignore[no-untyped-de
 
 
 @kernel
+def best_swap(slots, size, load, f, first, last, colocated):  # type: ignore[no-untyped-def]
+    """GPU among ``first`` to ``last - 1`` and slots whose swap with GPU ``f`` leaves the lighter pair; -1 = none."""
+    k = slots.shape[1]
+    empty = size.size - 1
+    best = load[f] * (1 - 1e-12)
+    partner = here = there = -1
+    for h in range(first, last):
+        if (load[f] + load[h]) / 2 >= best:
+            continue
+        for i in range(k):
+            most = size[slots[f, i]]
+            for j in range(k):
+                give = most - size[slots[h, j]]
+                after = max(load[f] - give, load[h] + give)
+                if give > 0 and after < best and may_swap(slots, f, i, h, j, empty, colocated):
+                    best, partner, here, there = after, h, i, j
+    return partner, here, there
+
+
+@kernel
 def descend(slots, size, load, target, colocated, stop):  # type: ignore[no-untyped-def]
     """Swap the fullest GPU down, each time with the GPU and slot that leave the lighter pair."""
     gpus, k = slots.shape
-    empty = size.size - 1
     for _ in range(max(100, _MOST_SWAP_TRIALS // (gpus * k * k))):
         f = np.argmax(load)
         if load[f] <= target or raised(stop):
             return
-        best = load[f] * (1 - 1e-12)
-        partner = here = there = -1
-        for h in range(gpus):
-            if (load[f] + load[h]) / 2 >= best:
-                continue
-            for i in range(k):
-                most = size[slots[f, i]]
-                for j in range(k):
-                    give = most - size[slots[h, j]]
-                    after = max(load[f] - give, load[h] + give)
-                    if give > 0 and after < best and may_swap(slots, f, i, h, j, empty, colocated):
-                        best, partner, here, there = after, h, i, j
+        partner, here, there = best_swap(slots, size, load, f, 0, gpus, colocated)
         if partner < 0:
             return
         give = size[slots[f, here]] - size[slots[partner, there]]

@@ -71,6 +71,15 @@ class Bound(ArrayFields):
         """Return the bound of one layer; None = unknown."""
         return cls.unknown(1) if value is None else cls([value], (source,), (certificate,))
 
+    @classmethod
+    def stack(cls, parts: Sequence[Bound]) -> Bound:
+        """Return the bound of all layers of ``parts``, one part after another."""
+        return cls(
+            np.concatenate([part.value for part in parts]),
+            [source for part in parts for source in part.source],
+            [certificate for part in parts for certificate in part.certificate],
+        )
+
     def join(self, other: Bound) -> Bound:
         """Return the larger bound of every layer; this one where they differ by rounding only."""
         with np.errstate(invalid="ignore"):

@@ -11,7 +11,7 @@ from typing import Any
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, integer, integers, number, short
 
 MAX_SLOTS, MAX_COPIES, MAX_REPLICAS, MAX_STEPS = 8, 2000, 500_000, 20_000_000
-"""Slots a GPU, copies of an expert, replicas in all, steps of the search; beyond them nothing is decided."""
+"""Slots per GPU, copies of an expert, replicas in all, steps of the search; beyond them nothing is decided."""
 
 
 def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:

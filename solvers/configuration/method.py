@@ -19,7 +19,7 @@ from moeopt.replication import replicate
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers.configuration.dual import ConfigurationBound, Dual
 from solvers.configuration.master import fill_contents
-from solvers.drive import Hint, Limits, Progress, descended, drive
+from solvers.drive import Hint, Limits, Progress, drive
 
 Floats = NDArray[np.float64]
 
@@ -156,7 +156,7 @@ def solve_configuration(
     other counts for the walk, and its prices say which replicas must share a GPU.
     """
     limits = Limits(time_limit, gap, workers, seed)
-    return drive(problem, solve_layer, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
 
 
 @refuses(_reason)

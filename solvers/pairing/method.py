@@ -17,7 +17,7 @@ from moeopt.methods import made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
-from solvers.drive import Hint, Limits, Progress, descended, drive
+from solvers.drive import Hint, Limits, Progress, drive
 from solvers.pairing.decide import Verdict, decide
 from solvers.pairing.mend import repair
 from solvers.pairing.model import (
@@ -119,7 +119,7 @@ def solve_pairing(
     expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
     """
     limits = Limits(time_limit, gap, workers, seed)
-    return drive(problem, solve_layer, limits, hint=hint, first=descended, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
 
 
 @refuses(_reason)

@@ -11,7 +11,7 @@ import pytest
 from moeopt import Bound, Placement, PlacementProblem, Solution, SolveStatus, Stop, bounds
 from moeopt.balancers import contiguous
 from solvers import solve
-from solvers.drive import Limits, drive, work
+from solvers.drive import Limits, drive, known_before, work
 from tests.solvers.spies import Spy
 
 LOADS = [[9, 5, 4, 2, 8, 1], [1, 4, 6, 6, 2, 11], [1, 2, 3, 4, 5, 6]]
@@ -164,4 +164,4 @@ def test_what_a_rung_says_of_a_smaller_placement_is_relabelled_to_move_little():
     def turned(problem, known, limits):
         return Solution(problem, [[0, 2, 1, 3]])
 
-    assert drive(problem, turned, Limits(gap=0)).moves.tolist() == [0]
+    assert work(known_before(problem, None, 0), turned, Limits(gap=0)).moves.tolist() == [0]
