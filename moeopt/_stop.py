@@ -24,6 +24,10 @@ _LOOK = 0.1
 """Seconds after which a waiting thread looks for an interrupt that came just before it fell asleep."""
 
 
+_PARALLEL_SLOTS = 4096
+"""Slots in all rows together from which a second thread pays for itself."""
+
+
 def never() -> Flag:
     """Return a flag that nobody raises."""
     return np.zeros(1, dtype=np.uint8)
@@ -44,6 +48,12 @@ def side_by_side(works: Sequence[Callable[[Flag], T]], deadline: float = math.in
     """
     stop = never()
     return _in_threads([partial(work, stop) for work in works], partial(stop.__setitem__, 0, 1), deadline)
+
+
+def in_shares(work: Callable[[slice, Flag], None], rows: int, size: int, deadline: float = math.inf) -> None:
+    """Call ``work(part, stop)`` with slices that cover ``rows``, in two threads where ``size`` slots make that pay."""
+    threads = 2 if size >= _PARALLEL_SLOTS and rows > 1 else 1
+    side_by_side([partial(work, slice(first, None, threads)) for first in range(threads)], deadline)
 
 
 def cancellable(call: Callable[[], T], cancel: Callable[[], object]) -> T:

@@ -15,6 +15,7 @@ from moeopt._arrays import to_numpy
 from moeopt.balancers.repair import repaired
 from moeopt.balancers.search import search
 from moeopt.balancers.start import as_start
+from moeopt.bounds import Bound
 from moeopt.errors import InputError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -42,10 +43,8 @@ class MovesFront:
         ``[points]`` relative distances above it, rising.
     moves, makespan
         Of the placements found. A placement for a lower ceiling serves for a higher one, so moves fall.
-    lower_bound
-        Moves that no placement within the ceiling can do without.
-    bound_source
-        What proves them: a name per layer and point.
+    bounds
+        One per point: moves that no placement within the ceiling can do without.
     placements
         One per point; a layer without one is all -1.
     """
@@ -55,9 +54,22 @@ class MovesFront:
     ceilings: Floats
     moves: Floats
     makespan: Floats
-    lower_bound: Floats
-    bound_source: tuple[tuple[str, ...], ...]
+    bounds: tuple[Bound, ...]
     placements: tuple[Placement, ...]
+
+    def posed(self, point: int) -> PlacementProblem:
+        """Fewest moves for one ceiling."""
+        return at_ceiling(self.problem, self.best, self.ceilings[point])
+
+    @property
+    def lower_bound(self) -> Floats:
+        """``[layers, points]`` values of ``bounds``."""
+        return np.stack([bound.value for bound in self.bounds], axis=1)
+
+    @property
+    def bound_source(self) -> tuple[tuple[str, ...], ...]:
+        """What proves them: a name per layer and point."""
+        return tuple(zip(*(bound.source for bound in self.bounds), strict=True))
 
     @property
     def proven(self) -> NDArray[np.bool_]:
@@ -143,20 +155,23 @@ def moves_front(
     if base.shape != (problem.num_layers,):
         raise InputError(f"best must be [{problem.num_layers}], got shape {base.shape}")
     share = None if budget is None else budget / len(points)
-    posed = [replace(problem, max_makespan=base * (1 + above)) for above in points]
+    posed = [at_ceiling(problem, base, above) for above in points]
     found = [repaired(part, start=near, budget=share, seed=seed)[0] for part in posed]
     moves, makespan, placements = _best_within([part.highest_makespan for part in posed], problem, found)
-    known = [bounds.lower_bound(part) for part in posed]
     return MovesFront(
         problem=problem,
         best=base,
         ceilings=points,
         moves=moves,
         makespan=makespan,
-        lower_bound=np.stack([bound.value for bound in known], axis=1),
-        bound_source=tuple(zip(*(bound.source for bound in known), strict=True)),
+        bounds=tuple(bounds.lower_bound(part) for part in posed),
         placements=placements,
     )
+
+
+def at_ceiling(problem: PlacementProblem, best: Floats, above: float) -> PlacementProblem:
+    """Pose fewest moves for the ceiling that lies ``above`` the best makespan, ``[layers]``."""
+    return replace(problem, max_makespan=best * (1 + above))
 
 
 def _best_within(

@@ -252,7 +252,7 @@ class Solution(ArrayFields):
         return Solution(
             self.problem,
             np.concatenate([self._slots, later._slots])[order],
-            Bound.stack([self.bound, later.bound])[order],
+            self.bound.updated(layers, later.bound),
             [stop[i] for i in order],
             [note[i] for i in order],
             np.concatenate([self.runtime, later.runtime])[order],

@@ -80,6 +80,12 @@ class Bound(ArrayFields):
             [certificate for part in parts for certificate in part.certificate],
         )
 
+    def updated(self, layers: NDArray[np.intp], later: Bound) -> Bound:
+        """Return the same bound with that of some layers replaced by ``later``, which has these alone."""
+        order = np.arange(len(self))
+        order[layers] = len(self) + np.arange(len(layers))
+        return Bound.stack([self, later])[order]
+
     def join(self, other: Bound) -> Bound:
         """Return the larger bound of every layer; this one where they differ by rounding only."""
         with np.errstate(invalid="ignore"):

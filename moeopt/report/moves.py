@@ -9,23 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt import bounds, metrics
+from moeopt import metrics
 from moeopt.balancers.eplb import eplb
 from moeopt.balancers.minimize_moves import minimize_moves
 from moeopt.balancers.relabel import relabel
 from moeopt.balancers.search import search
-from moeopt.bounds import Bound, Certificate
+from moeopt.bounds import Bound
 from moeopt.errors import ContradictionError, UnsupportedError
-from moeopt.front import moves_front
+from moeopt.front import CEILINGS, MovesFront, at_ceiling, moves_front
 from moeopt.migration import migration_rounds
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.study import Effort, Study
 
 Floats = NDArray[np.float64]
-
-CEILINGS = (0.0, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
-"""Relative distances above the best makespan."""
 
 PROVEN_AT = tuple(CEILINGS.index(above) for above in (0.001, 0.01, 0.05, 0.1, 0.2))
 """Where bounds that take time are sought; a ceiling in between needs what the next looser one needs."""
@@ -126,11 +123,6 @@ class MovesStudy:
         return np.asarray(self.repaired[point].moves <= self.needed(point).value)
 
 
-def at_ceiling(problem: PlacementProblem, best: Floats, above: float) -> PlacementProblem:
-    """Pose fewest moves for the ceiling that lies ``above`` the best makespan."""
-    return replace(problem, max_makespan=best * (1 + above))
-
-
 def study_moves(
     done: Study, effort: Effort, prove: MovesBound | None = None, progress: Callable[[int], None] = lambda layers: None
 ) -> MovesStudy:
@@ -163,10 +155,7 @@ def study_moves(
         "relabel": relabel(problem, start=near),
         "minimize_moves": minimize_moves(problem, start=near),
     }
-    posed = [at_ceiling(problem, front.best, above) for above in front.ceilings]
-    proven = [bounds.lower_bound(part) for part in posed]
-    if prove is not None:
-        proven = _proven(prove, posed, proven, front.moves, effort)
+    proven = front.bounds if prove is None else _proven(prove, front, effort)
     progress(problem.num_layers)
     found = MovesStudy(
         problem=problem,
@@ -174,7 +163,7 @@ def study_moves(
         ceilings=front.ceilings,
         fixed={name: Migration.of(problem, placement) for name, placement in fixed.items()},
         repaired=tuple(Migration.of(problem, placement) for placement in front.placements),
-        proven=tuple(proven),
+        proven=proven,
     )
     _refuse_contradictions(found)
     return found
@@ -195,16 +184,14 @@ def _nearest(problem: PlacementProblem, done: Study, near: Placement) -> Placeme
     return Placement(rows, problem.num_experts, problem.num_gpus)
 
 
-def _proven(
-    prove: MovesBound, posed: list[PlacementProblem], known: list[Bound], moves: Floats, effort: Effort
-) -> list[Bound]:
+def _proven(prove: MovesBound, front: MovesFront, effort: Effort) -> tuple[Bound, ...]:
     """Raise the bounds of layers that are open, at some ceilings; the loosest and easiest come first."""
     begin = time.perf_counter()
-    proven = list(known)
+    proven = list(front.bounds)
     above: Bound | None = None
     for point in reversed(PROVEN_AT):
         best = proven[point] if above is None else proven[point].join(above)
-        layers = np.flatnonzero(~(moves[:, point] <= best.value))
+        layers = np.flatnonzero(~(front.moves[:, point] <= best.value))
         above = best
         if not layers.size:
             continue
@@ -212,29 +199,18 @@ def _proven(
         if limit <= 0:
             continue
         try:
-            found = prove(posed[point][layers], time_limit=limit, target=moves[layers, point])
+            found = prove(front.posed(point)[layers], time_limit=limit, target=front.moves[layers, point])
         except UnsupportedError:
-            return proven
-        proven[point] = proven[point].join(_spread(found, layers, len(best.value)))
+            break
+        proven[point] = proven[point].updated(layers, proven[point][layers].join(found))
         above = best.join(proven[point])
-    return proven
+    return tuple(proven)
 
 
 def _share(effort: Effort, spent: float, parts: int) -> float:
     """Seconds for one of so many parts of the work."""
     limit = np.inf if effort.time_limit is None else effort.time_limit
     return float(limit if effort.budget is None else min(limit, (effort.budget - spent) / parts))
-
-
-def _spread(bound: Bound, layers: NDArray[np.intp], num_layers: int) -> Bound:
-    """The bound of some layers among all."""
-    value: Floats = np.full(num_layers, np.nan)
-    value[layers] = bound.value
-    source = [""] * num_layers
-    certificate: list[Certificate | None] = [None] * num_layers
-    for i, layer in enumerate(layers):
-        source[layer], certificate[layer] = bound.source[i], bound.certificate[i]
-    return Bound(value, source, certificate)
 
 
 def _refuse_contradictions(found: MovesStudy) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt._stop import Flag, side_by_side
+from moeopt._stop import Flag, in_shares
 from moeopt.balancers.climbing.levels import level_rows
 from moeopt.balancers.climbing.stages import LEVEL, PAIRS, Stage, improve, stages
 from moeopt.balancers.pairing import anneal_layer
@@ -25,9 +23,6 @@ _PAIR_STEPS = 2000
 """Steps of the first annealing of a layer with two slots per GPU: a millisecond or so; each later one has four times
 as many."""
 
-_PARALLEL_SLOTS = 4096
-"""Slots in all layers together from which a second thread pays for itself."""
-
 
 def near_bound(problem: PlacementProblem) -> Floats:
     """``[layers]`` makespan at which a layer is done by default."""
@@ -41,23 +36,19 @@ def climb(
     slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
     weight = problem.load.values.astype(float)
     makespan = _makespan(slots, weight)
-    threads = 2 if slots.size >= _PARALLEL_SLOTS and problem.num_layers > 1 else 1
 
-    def share(first: int) -> Callable[[Flag], None]:
-        def work(stop: Flag) -> None:
-            rows = np.arange(first, problem.num_layers, threads)
-            for number, stage in stages(problem, rounds):
-                rows = rows[makespan[rows] > goal[rows]]
-                if stop[0] or not rows.size:
-                    return
-                improved, reached = slots[rows], makespan[rows]
-                _run(problem, rows, improved, weight[rows], goal[rows], reached, number, stage, seed, stop)
-                slots[rows], makespan[rows] = improved, reached
-
-        return work
+    def work(part: slice, stop: Flag) -> None:
+        rows = np.arange(problem.num_layers)[part]
+        for number, stage in stages(problem, rounds):
+            rows = rows[makespan[rows] > goal[rows]]
+            if stop[0] or not rows.size:
+                return
+            improved, reached = slots[rows], makespan[rows]
+            _run(problem, rows, improved, weight[rows], goal[rows], reached, number, stage, seed, stop)
+            slots[rows], makespan[rows] = improved, reached
 
     if (makespan > goal).any():
-        side_by_side([share(first) for first in range(threads)], deadline)
+        in_shares(work, problem.num_layers, slots.size, deadline)
     found = np.where(slots == problem.num_experts, -1, slots).reshape(problem.num_layers, -1)
     return Placement(found, problem.num_experts, problem.num_gpus)
 

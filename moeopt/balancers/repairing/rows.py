@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
-from moeopt._stop import Flag, raised, side_by_side
+from moeopt._stop import Flag, in_shares, raised
 from moeopt.balancers.repairing.anneal import anneal
 from moeopt.balancers.repairing.cycles import go_home
 from moeopt.balancers.repairing.greedy import descend
@@ -32,9 +30,6 @@ _GREEDY_LEVELS, _HOME_LEVELS = 3, 4
 
 _MANY_SLOTS = 16
 """Slots per GPU from which the greedy's cycles are one GPU shorter: there is more to choose from, and to search."""
-
-_PARALLEL_SLOTS = 4096
-"""Slots in all rows together from which a second thread pays for itself."""
 
 _CHUNK = 20_000
 """Steps of an annealing between two looks at the clock: a few milliseconds."""
@@ -134,7 +129,7 @@ def repair_rows(
         data = rows.weight[part], rows.reference[part], ceiling[part]
         _repair(held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part], stop)
 
-    _in_threads(run, held, rows.deadline)
+    in_shares(run, len(held), held.size, rows.deadline)
     return held, moves
 
 
@@ -170,13 +165,7 @@ def anneal_rows(
                 cooling = float(heat[chunk]), float(heat[chunk + 1]), np.int64(min(steps, _CHUNK))
                 _anneal(now[one], *data, _PRICE, *cooling, state[one], best[one], moves[one], stop)
 
-    _in_threads(run, best, end)
-
-
-def _in_threads(run: Callable[[slice, Flag], None], held: Ints, deadline: float) -> None:
-    """Call ``run`` with slices that cover the rows, in two threads where that pays, until the deadline."""
-    threads = 2 if held.size >= _PARALLEL_SLOTS and len(held) > 1 else 1
-    side_by_side([partial(run, slice(first, None, threads)) for first in range(threads)], deadline)
+    in_shares(run, len(best), best.size, end)
 
 
 @kernel
