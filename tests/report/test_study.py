@@ -16,12 +16,6 @@ ONCE = Effort(repeats=1, time_limit=2.0)
 
 
 @pytest.fixture
-def problem():
-    rng = np.random.default_rng(0)
-    return PlacementProblem(rng.integers(1, 100, (5, 8)), num_gpus=2, num_slots=8, allow_empty_slots=True)
-
-
-@pytest.fixture
 def hierarchical():
     rng = np.random.default_rng(1)
     return PlacementProblem(rng.integers(1, 100, (3, 16)), 4, 16, num_nodes=2, num_groups=4, allow_empty_slots=True)

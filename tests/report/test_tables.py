@@ -23,12 +23,6 @@ HEURISTICS = {"contiguous": contiguous, "eplb": eplb, "local_search": local_sear
 ONCE = Effort(repeats=1, time_limit=2.0)
 
 
-@pytest.fixture
-def problem():
-    rng = np.random.default_rng(0)
-    return PlacementProblem(rng.integers(1, 100, (5, 8)), num_gpus=2, num_slots=8, allow_empty_slots=True)
-
-
 def reversed_layout(problem):
     return Placement(contiguous(problem).phy2log[:, ::-1], problem.num_experts, problem.num_gpus)
 
