@@ -38,11 +38,15 @@ class LoadMatrix(ArrayFields):
         (dense) layers and remember the ids of the others here.
     source
         Where the loads come from, for tables and file names.
+    steps
+        ``[steps, layers, experts]`` loads of the steps that ``values`` is the sum of, in time order;
+        None where only the sum is known.
 
     Raises
     ------
     InputError
-        For anything that is not a non-empty matrix of finite numbers >= 0.
+        For anything that is not a non-empty matrix of finite numbers >= 0, and for steps whose sum
+        is not ``values``.
 
     Examples
     --------
@@ -53,10 +57,13 @@ class LoadMatrix(ArrayFields):
     values: NDArray[np.int64] | NDArray[np.float64]
     layer_ids: tuple[int, ...] = ()
     source: str = "loads"
+    steps: NDArray[np.int64] | NDArray[np.float64] | None = None
 
     if TYPE_CHECKING:  # what may be passed is wider than what is stored
 
-        def __init__(self, values: Any, layer_ids: tuple[int, ...] = (), source: str = "loads") -> None: ...
+        def __init__(
+            self, values: Any, layer_ids: tuple[int, ...] = (), source: str = "loads", steps: Any = None
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         array = np.atleast_2d(to_numpy("load", self.values))
@@ -76,6 +83,25 @@ class LoadMatrix(ArrayFields):
             raise InputError(f"load must total at most 2**53 tokens in every layer, got {total} in layer {layer}")
         object.__setattr__(self, "values", frozen(array))
         object.__setattr__(self, "layer_ids", checked_ids(self.layer_ids, len(array)))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", self._checked_steps(to_numpy("steps", self.steps)))
+
+    def _checked_steps(self, steps: NDArray[Any]) -> NDArray[Any]:
+        if steps.shape[1:] != self.values.shape or not len(steps):
+            layers, experts = self.values.shape
+            raise InputError(f"steps must be [steps, {layers}, {experts}], got shape {steps.shape}")
+        if not np.all(np.isfinite(steps)) or (steps < 0).any():
+            raise InputError("steps must be finite and >= 0")
+        total = steps.sum(axis=0)
+        wrong = total != self.values if self.is_integer else ~np.isclose(total, self.values, rtol=1e-9, atol=0)
+        if wrong.any():
+            layer, expert = (int(i) for i in np.argwhere(wrong)[0])
+            raise InputError(
+                f"steps must add up to the load, got {total[layer, expert]} for {self.values[layer, expert]} "
+                f"at layer {layer}, expert {expert}"
+            )
+        shared = not steps.flags.writeable and steps.dtype == self.values.dtype  # as a trace's windows are
+        return steps if shared else frozen(steps.astype(self.values.dtype))
 
     @property
     def num_layers(self) -> int:
@@ -97,15 +123,20 @@ class LoadMatrix(ArrayFields):
 
     def __getitem__(self, index: LayerIndex) -> LoadMatrix:
         rows = layer_indices(index, self.num_layers)
-        return LoadMatrix(self.values[rows], tuple(self.layer_ids[i] for i in rows), self.source)
+        steps = None
+        if self.steps is not None:
+            steps = self.steps[:, rows]
+            steps.setflags(write=False)
+        return LoadMatrix(self.values[rows], tuple(self.layer_ids[i] for i in rows), self.source, steps)
 
 
 def as_load(values: Any) -> LoadMatrix:
-    """Return ``values`` as a LoadMatrix; a windowed trace is summed over its windows."""
+    """Return ``values`` as a LoadMatrix; a trace is summed over its windows, which become the ``steps``."""
     if isinstance(values, LoadMatrix):
         return values
-    if hasattr(values, "total"):
-        return as_load(values.total())
+    if hasattr(values, "windows") and hasattr(values, "total"):
+        total = values.total()
+        return LoadMatrix(total.values, total.layer_ids, total.source, values.windows)
     return LoadMatrix(values)
 
 

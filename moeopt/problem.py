@@ -26,7 +26,8 @@ class PlacementProblem(ArrayFields):
     Parameters
     ----------
     load
-        ``[layers, experts]`` loads: LoadMatrix, trace, list, numpy array or torch tensor.
+        ``[layers, experts]`` loads: LoadMatrix, list, numpy array or torch tensor; or a Trace, whose
+        windows are summed and stay known as ``steps``.
     num_gpus
         GPUs (expert-parallel ranks).
     num_slots
@@ -147,6 +148,11 @@ class PlacementProblem(ArrayFields):
     def num_experts(self) -> int:
         """Experts per layer."""
         return self.load.num_experts
+
+    @property
+    def steps(self) -> NDArray[np.int64] | NDArray[np.float64] | None:
+        """``[steps, layers, experts]`` loads that ``load`` is the sum of, in time order; None where unknown."""
+        return self.load.steps
 
     @property
     def slots(self) -> int:

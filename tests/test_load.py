@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeopt import InputError, LoadMatrix
+from moeopt import InputError, LoadMatrix, PlacementProblem
 from moeopt.load import as_load
+from moeopt.traces import Trace
 
 
 @pytest.mark.parametrize("values", [[[3, 1]], np.array([[3, 1]]), torch.tensor([[3, 1]]), [3, 1], (3, 1)])
@@ -118,9 +119,24 @@ def test_loads_survive_pickling_equal_hashable_and_read_only():
     assert load != "x"
 
 
-def test_a_trace_is_summed_over_its_windows():
-    class Trace:
-        def total(self):
-            return LoadMatrix([[4, 6]])
+def test_a_trace_is_summed_and_its_windows_stay_known_as_steps():
+    trace = Trace([[[3, 1], [0, 4]], [[2, 2], [4, 0]]])
+    load = as_load(trace)
+    assert load.values.tolist() == [[5, 3], [4, 4]]
+    assert load.steps is trace.windows
+    assert load[1].steps.tolist() == [[[0, 4]], [[4, 0]]]
+    assert trace.total().steps is None
+    assert PlacementProblem(trace, 2)[[1]].steps.shape == (2, 1, 2)
 
-    assert as_load(Trace()) == LoadMatrix([[4, 6]])
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([[[3, 1]], [[2, 3]]], "steps must add up to the load, got 4 for 3 at layer 0, expert 1"),
+        ([[3, 1]], r"steps must be \[steps, 1, 2\], got shape \(1, 2\)"),
+        ([[[-1, 1]], [[6, 2]]], "steps must be finite and >= 0"),
+    ],
+)
+def test_steps_that_are_not_parts_of_the_load_are_refused(steps, message):
+    with pytest.raises(InputError, match=message):
+        LoadMatrix([[5, 3]], steps=steps)
