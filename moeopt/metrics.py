@@ -74,6 +74,49 @@ def sigma(gpu_load: Floats) -> float:
     return float(normalised(gpu_load).std())
 
 
+def step_makespans(steps: Any, placement: Placement) -> Floats:
+    """Load of the fullest GPU in every step, ``[steps, layers]``, in tokens, copies sharing evenly.
+
+    Parameters
+    ----------
+    steps
+        ``[steps, layers, experts]`` loads, as ``PlacementProblem.steps`` or ``Trace.windows``.
+
+    Raises
+    ------
+    InputError
+        If steps and placement differ in layers or experts.
+
+    Notes
+    -----
+    O(steps * layers * gpus * experts), as one product of matrices per layer.
+    """
+    steps = np.asarray(steps)
+    expected = (placement.num_layers, placement.num_experts)
+    if steps.ndim != 3 or steps.shape[1:] != expected:
+        raise InputError(f"steps must be [steps, {expected[0]}, {expected[1]}], got shape {steps.shape}")
+    fullest = np.empty(steps.shape[:2])
+    for layer in range(placement.num_layers):
+        shares = placement[layer].copies[0] / np.maximum(placement.replica_count[layer], 1)
+        fullest[:, layer] = (steps[:, layer].astype(float) @ shares.T).max(axis=1)
+    return fullest
+
+
+def step_means(steps: Any, num_gpus: int) -> Floats:
+    """Mean load of the GPUs in every step, ``[steps, layers]``: what a perfect balance would take."""
+    return np.asarray(steps).sum(axis=2, dtype=float) / num_gpus
+
+
+def step_ratio(makespans: Floats, means: Floats) -> float:
+    """What the steps cost, 1 = perfect: the sum of ``step_makespans`` over the sum of ``step_means``.
+
+    Layers and steps run one after another, so sums are compared: a step with more tokens weighs more. With
+    one step's rows, or one layer's columns, it is the ratio of that step or layer; 1 where nothing is routed.
+    """
+    total = float(np.sum(means))
+    return float(np.sum(makespans)) / total if total > 0 else 1.0
+
+
 def moves(reference: Placement, placement: Placement) -> NDArray[np.int64]:
     """Copies that ``placement`` puts on a GPU that does not hold them yet, ``[layers]``: slots to be written.
 

@@ -76,3 +76,16 @@ def test_transfers_count_experts_that_a_gpu_must_receive_once_each():
         metrics.transfers_between_nodes(home, doubled, 3)
     with pytest.raises(InputError, match="expert_bytes must be >= 1, got 0"):
         metrics.transfer_bytes(home, doubled, 0)
+
+
+def test_steps_cost_what_their_fullest_gpus_take():
+    steps = [[[8, 0, 4]], [[0, 6, 0]]]  # two steps of one layer
+    placement = Placement([[0, 1, 0, 2]], 3, 2)
+    makespans, means = metrics.step_makespans(steps, placement), metrics.step_means(steps, 2)
+    assert makespans.tolist() == [[8.0], [6.0]]  # expert 0 is shared, expert 1 alone
+    assert means.tolist() == [[6.0], [3.0]]
+    assert metrics.step_ratio(makespans, means) == pytest.approx(14 / 9)
+    assert metrics.step_ratio(makespans[1:], means[1:]) == 2
+    assert metrics.step_ratio(np.zeros((1, 1)), np.zeros((1, 1))) == 1
+    with pytest.raises(InputError, match=r"steps must be \[steps, 1, 3\], got shape \(1, 3\)"):
+        metrics.step_makespans([[1, 2, 3]], placement)
