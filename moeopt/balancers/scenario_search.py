@@ -14,15 +14,15 @@ from moeopt import _arguments, metrics
 from moeopt._stop import Flag, in_shares
 from moeopt.balancers._reasons import broken_reference
 from moeopt.balancers.search import quick_search, search
-from moeopt.balancers.start import as_start
+from moeopt.balancers.start import as_start, first_placement
 from moeopt.balancers.stepping.anneal import anneal
 from moeopt.balancers.stepping.nearby import descend
 from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
-_TRIALS, _FEWEST_TRIALS = 1_000_000, 10_000
-"""Changes tried in a first annealing are the former by the number of slots, but at least the latter."""
+_TRIALS, _FEWEST_TRIALS, _MOST_TRIALS = 1_000_000, 10_000, 40_000
+"""Changes tried in a first annealing: the first by the number of slots, but between the other two."""
 
 _HEAT, _HOTTEST = 6.0, 0.5
 """First temperature of an annealing in mean rises of a swap: the former by the number of slots, at most the latter."""
@@ -61,8 +61,8 @@ def scenario_search(
     Parameters
     ----------
     start
-        Placement (or ``[layers, slots]``) to begin from; that of ``search`` by default. With ``max_moves`` the
-        reference is tried beside it.
+        Placement (or ``[layers, slots]``) to begin from; by default that of ``search``, or EPLB's where it is
+        cheaper or the budget does not suffice for both. With ``max_moves`` the reference is tried beside it.
     budget
         Seconds for all layers together, used up unless every GPU of every step has the mean load; None = a fixed
         number of trials, the same answer on every machine. A larger budget never gives a worse answer.
@@ -91,12 +91,22 @@ def scenario_search(
     if problem.max_moves is not None:
         first = problem.reference
     elif first is None:
-        first = quick_search(problem, seed=seed, deadline=deadline)
+        first = _start(problem, seed, deadline)
     assert first is not None
     turns = None if seconds is not None else 2 if problem.slots <= _SMALL else 1
     found = _annealed(problem, first, given, seed, deadline, turns)
     best = _cheaper(problem, first, found)
     return best if given is None else _cheaper(problem, given, best)
+
+
+def _start(problem: PlacementProblem, seed: int, deadline: float) -> Placement:
+    """The cheaper of EPLB's placement and that of ``search``; EPLB's alone where the time does not suffice for both.
+
+    A search that was cut off is not taken: a longer one may cost more over the steps, and so would what begins there.
+    """
+    first = first_placement(problem)
+    found = quick_search(problem, seed=seed, deadline=deadline)
+    return first if time.perf_counter() >= deadline else _cheaper(problem, found, first)
 
 
 def _annealed(
@@ -115,7 +125,8 @@ def _annealed(
     per_node = problem.num_gpus // (problem.num_nodes if problem.hierarchical else 1)
     rules = problem.num_gpus, per_node, problem.allow_colocated, problem.allow_empty_slots
     limit = _NO_LIMIT if problem.max_moves is None else problem.max_moves
-    trials, heat = max(_TRIALS // problem.slots, _FEWEST_TRIALS), min(_HEAT / problem.slots, _HOTTEST)
+    trials = min(max(_TRIALS // problem.slots, _FEWEST_TRIALS), _MOST_TRIALS)
+    heat = min(_HEAT / problem.slots, _HOTTEST)
 
     def descents(layer: int, stop: Flag) -> None:
         other = held[layer].copy()
@@ -131,6 +142,8 @@ def _annealed(
             if given is not None:
                 now = _placement(problem, held)[rows]
                 held[rows] = _numbered(problem, _cheaper(problem[rows], given[rows], now))
+        if limit < 2:
+            return  # all changes have been looked at
         for turn in count() if turns is None else range(turns):
             rows = rows[cost[rows] > least[rows]]
             if stop[0] or not rows.size:
