@@ -13,6 +13,7 @@ from moeopt.dispatch import DRAWS, fullest
 from moeopt.errors import InputError
 from moeopt.load import MAX_TOTAL, LoadMatrix, as_load
 from moeopt.placement import Placement
+from moeopt.splitting import split_loads
 
 Floats = NDArray[np.float64]
 
@@ -93,6 +94,19 @@ def split_makespan(load: LoadMatrix | Any, placement: Placement) -> Floats:
         If loads and placement differ in layers or experts.
     """
     return dispatch_makespan(load, placement, "optimal")
+
+
+def split_gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
+    """Load of every GPU, ``[layers, gpus]``, in one of the splits whose fullest GPU has ``split_makespan``.
+
+    Raises
+    ------
+    InputError
+        If loads and placement differ in layers or experts.
+    """
+    load = as_load(load)
+    _same_shape(load, placement)
+    return split_loads(load.values, placement)
 
 
 def dispatch_makespan(

@@ -43,60 +43,98 @@ def least_makespans(steps: NDArray[Any], placement: Placement) -> tuple[NDArray[
     .. [2] T. Radzik, "Parametric flows, weighted means of cuts, and fractional combinatorial optimization", in
        Complexity in Numerical Optimization, 1993, doi 10.1142/9789814354363_0016
     """
-    num_gpus = placement.num_gpus
     if (placement.replica_count == 0).any():
         steps = np.where(placement.replica_count > 0, steps, 0)
-    total = steps.sum(axis=2, dtype=float)
-    exponent = np.zeros(total.shape, dtype=np.int64)
-    if steps.dtype.kind == "f" or total.max(initial=0) * num_gpus >= 2.0**63:
-        exponent = 62 - num_gpus.bit_length() - np.frexp(total)[1].astype(np.int64)
-        steps = np.rint(np.ldexp(steps.astype(float), exponent[:, :, None]))
-    load = np.empty(total.shape, dtype=np.int64)
-    gpus = np.empty(total.shape, dtype=np.int64)
-    _split(steps.astype(np.int64), placement.phy2log, num_gpus, load, gpus)
+    weight, exponent = _whole(steps, placement.num_gpus)
+    load = np.empty(exponent.shape, dtype=np.int64)
+    gpus = np.empty(exponent.shape, dtype=np.int64)
+    _split(weight, placement.phy2log, placement.num_gpus, load, gpus)
     return np.ldexp(load.astype(float), -exponent), gpus
+
+
+def split_loads(values: NDArray[Any], placement: Placement) -> NDArray[np.float64]:
+    """Load of every GPU in one of the best splits, ``[layers, gpus]``; the fullest has the least makespan."""
+    weight, exponent = _whole(np.where(placement.replica_count > 0, values, 0), placement.num_gpus)
+    result = np.empty((placement.num_layers, placement.num_gpus))
+    for layer in range(placement.num_layers):
+        flow, unit = whole_flows(weight[layer], placement[layer])
+        result[layer] = np.ldexp(flow.sum(axis=1).astype(float), -exponent[layer]) / unit
+    return result
+
+
+def whole_flows(weight: NDArray[np.int64], placement: Placement, at_least: int = 0) -> tuple[NDArray[np.int64], int]:
+    """Tokens that every GPU has from every expert in a best split of a layer, ``[gpus, experts]``, and their unit.
+
+    Flows are multiples of ``1 / unit``. With ``at_least``, an integer not below the least makespan, GPUs may have as
+    much as that, and flows are whole (``unit = 1``).
+    """
+    num_gpus, experts = placement.num_gpus, placement.num_experts
+    first, expert, host, begin, at = _graph(placement.phy2log[0], num_gpus, experts)
+    flow = np.zeros(host.size, dtype=np.int64)
+    _, unit = _least(weight, first, expert, host, begin, at, at_least, flow)
+    table = np.zeros((num_gpus, experts), dtype=np.int64)
+    table[host, expert] = flow
+    return table, unit
+
+
+def _whole(values: NDArray[Any], num_gpus: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Loads times a power of two, rounded, such that totals times ``num_gpus`` fit 64 bits; and its exponent.
+
+    Counts are left alone where they fit.
+    """
+    total = values.sum(axis=-1, dtype=float)
+    if values.dtype.kind != "f" and total.max(initial=0) * num_gpus < 2.0**63:
+        return values.astype(np.int64), np.zeros(total.shape, dtype=np.int64)
+    exponent = 62 - num_gpus.bit_length() - np.frexp(total)[1].astype(np.int64)
+    return np.rint(np.ldexp(values.astype(float), exponent[..., None])).astype(np.int64), exponent
 
 
 @kernel
 def _split(steps, phy2log, num_gpus, load, gpus):  # type: ignore[no-untyped-def]
     """Fill ``load`` and ``gpus`` layer by layer, each layer's graph of experts and GPUs being built once."""
-    num_steps, layers, experts = steps.shape
-    size = phy2log.shape[1] // num_gpus
-    for layer in range(layers):
-        # edges, one per expert and GPU: of expert e from first[e], of GPU g those in at[begin[g] : begin[g + 1]]
-        first = np.zeros(experts + 1, np.int64)
-        seen = np.full(experts, -1)
-        for slot in range(phy2log.shape[1]):
-            e = phy2log[layer, slot]
-            if e >= 0 and seen[e] != slot // size:
-                seen[e] = slot // size
-                first[e + 1] += 1
-        first = np.cumsum(first)
-        begin = np.zeros(num_gpus + 1, np.int64)
-        at = np.empty(first[experts], np.int64)
-        expert = np.empty(first[experts], np.int64)
-        host = np.empty(first[experts], np.int64)
-        fresh = first[:experts].copy()
-        seen[:] = -1
-        edges = 0
-        for slot in range(phy2log.shape[1]):
-            e = phy2log[layer, slot]
-            g = slot // size
-            if e >= 0 and seen[e] != g:
-                seen[e] = g
-                expert[fresh[e]] = e
-                host[fresh[e]] = g
-                at[edges] = fresh[e]
-                fresh[e] += 1
-                edges += 1
-            begin[g + 1] = edges
-        for step in range(num_steps):
-            load[step, layer], gpus[step, layer] = _least(steps[step, layer], first, expert, host, begin, at)
+    for layer in range(steps.shape[1]):
+        first, expert, host, begin, at = _graph(phy2log[layer], num_gpus, steps.shape[2])
+        flow = np.zeros(host.size, np.int64)
+        for step in range(steps.shape[0]):
+            load[step, layer], gpus[step, layer] = _least(steps[step, layer], first, expert, host, begin, at, 0, flow)
 
 
 @kernel
-def _least(weight, first, expert, host, begin, at):  # type: ignore[no-untyped-def]
-    """Least T of one layer as ``top / bottom``; flows and GPU loads are in units of ``1 / bottom``."""
+def _graph(slots, num_gpus, experts):  # type: ignore[no-untyped-def]
+    """Edges between experts and their GPUs: of expert e from ``first[e]`` on, of GPU g those ``at[begin[g]]`` on."""
+    size = slots.size // num_gpus
+    first = np.zeros(experts + 1, np.int64)
+    seen = np.full(experts, -1)
+    for slot in range(slots.size):
+        e = slots[slot]
+        if e >= 0 and seen[e] != slot // size:
+            seen[e] = slot // size
+            first[e + 1] += 1
+    first = np.cumsum(first)
+    begin = np.zeros(num_gpus + 1, np.int64)
+    at = np.empty(first[experts], np.int64)
+    expert = np.empty(first[experts], np.int64)
+    host = np.empty(first[experts], np.int64)
+    fresh = first[:experts].copy()
+    seen[:] = -1
+    edges = 0
+    for slot in range(slots.size):
+        e = slots[slot]
+        g = slot // size
+        if e >= 0 and seen[e] != g:
+            seen[e] = g
+            expert[fresh[e]] = e
+            host[fresh[e]] = g
+            at[edges] = fresh[e]
+            fresh[e] += 1
+            edges += 1
+        begin[g + 1] = edges
+    return first, expert, host, begin, at
+
+
+@kernel
+def _least(weight, first, expert, host, begin, at, at_least, flow):  # type: ignore[no-untyped-def]
+    """Least T >= ``at_least`` of one layer as ``top / bottom``; flows and GPU loads are in units of ``1 / bottom``."""
     experts, num_gpus = weight.size, begin.size - 1
     alone = np.zeros(num_gpus, np.int64)
     top, bottom = 0, num_gpus
@@ -113,7 +151,8 @@ def _least(weight, first, expert, host, begin, at):  # type: ignore[no-untyped-d
     for g in range(num_gpus):
         if alone[g] * bottom > top:
             top, bottom = alone[g], 1
-    flow = np.zeros(host.size, np.int64)
+    if at_least * bottom >= top:
+        top, bottom = at_least, 1
     load = alone * bottom
     for e in range(experts):
         copies = first[e + 1] - first[e]
@@ -187,12 +226,13 @@ def _least(weight, first, expert, host, begin, at):  # type: ignore[no-untyped-d
             load[g] = alone[g] * bottom
         for e in range(experts):
             copies = first[e + 1] - first[e]
-            if copies < 2:
+            if copies == 0:
                 continue
             rest = weight[e] * bottom
             for k in range(first[e], first[e + 1]):
                 flow[k] = flow[k] // old * bottom + flow[k] % old * bottom // old
                 rest -= flow[k]
             flow[first[e]] += rest
-            for k in range(first[e], first[e + 1]):
-                load[host[k]] += flow[k]
+            if copies > 1:
+                for k in range(first[e], first[e + 1]):
+                    load[host[k]] += flow[k]
