@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from moeopt import _arguments, bounds, metrics
 from moeopt.balancers.contiguous import contiguous
-from moeopt.balancers.search import search
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.methods import refusal
 from moeopt.placement import Placement, as_placement
-from moeopt.policies import NEVER, ONCE, Policy, standard_policies
+from moeopt.policies import NEVER, ONCE, Policy, near_optimum, standard_policies
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
 from moeopt.traces.trace import Trace
@@ -310,10 +309,12 @@ def prices(
         if value is not None and _arguments.real(name, value) <= 0:
             raise InputError(f"{name} must be > 0, got {value}")
     second = None if layer_step_seconds is None else 1.0 / layer_step_seconds
-    if expert_bytes is None and bandwidth is None:
-        return (0.0 if move_price is None else _arguments.fraction("move_price", move_price)), second
     if move_price is not None:
-        raise InputError("move_price is given, so expert_bytes and bandwidth must not be, which say it another way")
+        if bandwidth is not None:
+            raise InputError("move_price is given, so bandwidth must not be, which says it another way")
+        return _arguments.fraction("move_price", move_price), second
+    if expert_bytes is None and bandwidth is None:
+        return 0.0, second
     if expert_bytes is None or bandwidth is None or second is None:
         lacking = [name for name, value in named.items() if value is None]
         raise InputError(f"expert_bytes, bandwidth and layer_step_seconds belong together; {lacking[0]} is missing")
@@ -419,7 +420,7 @@ class _Run:
 
     def cost(self, steps: slice, placement: Placement) -> Floats:
         """``[steps, layers]`` load of the fullest GPU."""
-        return metrics.step_makespans(self.trace.windows[steps], placement)
+        return metrics.step_makespans(self.trace.windows[steps], placement, self.dispatch)
 
     def per_step_bound(self) -> Floats:
         """``[steps, layers]`` proven lower bound on each step's fullest GPU."""
@@ -428,11 +429,11 @@ class _Run:
             return metrics.step_means(windows, self.pose(self.trace[:1]).num_gpus)
         layers, experts = windows.shape[1:]
         at_once = max(1, _ROWS // layers)
-        value = [
-            bounds.lower_bound(self.pose(windows[first : first + at_once].reshape(-1, experts))).value
-            for first in range(0, len(windows), at_once)
-        ]
-        return np.concatenate(value).reshape(-1, layers)
+        parts = [windows[first : first + at_once] for first in range(0, len(windows), at_once)]
+        # Tokens that pick copies at random bring every GPU its even share on average, its maximum at least that.
+        split = "optimal" if self.dispatch == "optimal" else "even"
+        problems = [replace(self.pose(part.reshape(-1, experts)), split=split) for part in parts]
+        return np.concatenate([bounds.lower_bound(problem).value for problem in problems]).reshape(-1, layers)
 
     def _plan(self, policy: Policy, step: int, in_force: Placement | None) -> Plan:
         """Plan on what was seen before ``step``; the first plan without a placement in force is free."""
@@ -460,8 +461,8 @@ class _Run:
     def _placed(self, policy: Policy, problem: PlacementProblem, step: int) -> tuple[Placement, float]:
         """Ask the policy's method, or ``search`` for a first plan by a method that only mends; say who fails."""
         method = policy.method
-        if problem.reference is None and refusal(method, problem):
-            method = search
+        if problem.max_moves is None and refusal(method, problem):
+            method = near_optimum
         try:
             if (kind := (id(method), problem.max_moves is None)) not in self._warm:
                 self._warm.add(kind)

@@ -76,7 +76,8 @@ class SlotBudget:
 
     def step_ratios(self, steps: Any, dispatch: str = "even") -> tuple[float, float]:
         """Step ratio (see ``metrics``) of the dealing and of equal numbers on ``steps [steps, layers, experts]``."""
-        found = np.array([metrics.step_makespans(steps, placement).sum(axis=0) for placement in self.placements])
+        costs = [metrics.step_makespans(steps, placement, dispatch).sum(axis=0) for placement in self.placements]
+        found = np.array(costs)
         means = metrics.step_means(steps, self.problem.num_gpus).sum(axis=0)
         layers = np.arange(self.problem.num_layers)
         rows = (np.searchsorted(self.options, slots) for slots in (self.slots, np.full(len(layers), self.equal)))
@@ -255,7 +256,7 @@ def slots_curve(
         if placement is None:
             raise InputError(f"method found no placement with num_slots={slots}")
         for dispatch in dispatches:
-            makespans = metrics.step_makespans(trace.windows, placement)
+            makespans = metrics.step_makespans(trace.windows, placement, dispatch)
             rows.append(
                 {
                     "num_slots": slots,

@@ -193,7 +193,7 @@ def test_a_move_costs_bytes_over_bandwidth_in_balanced_layer_steps():
     with pytest.raises(InputError, match="bandwidth is missing"):
         prices(None, 90e6, None, 1e-4)
     with pytest.raises(InputError, match="move_price is given"):
-        prices(0.3, 90e6, 9e11, 1e-4)
+        prices(0.3, None, 9e11, 1e-4)
     with pytest.raises(InputError, match="bandwidth must be > 0, got 0"):
         prices(None, 90e6, 0, 1e-4)
 

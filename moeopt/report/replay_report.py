@@ -127,7 +127,7 @@ def replay_report(
     """
     if (nodes is None) != (groups is None):
         raise InputError("nodes and groups belong together: groups of experts that live wholly on one node")
-    usual = move_price is None and expert_bytes is None and bandwidth is None
+    usual = move_price is None and bandwidth is None
     price, second = prices(COMPETITION_PRICE if usual else move_price, expert_bytes, bandwidth, layer_step_seconds)
     if charge_planning and second is None:
         raise InputError("charge_planning needs layer_step_seconds, to tell seconds in steps")
