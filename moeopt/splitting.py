@@ -45,7 +45,7 @@ def least_makespans(steps: NDArray[Any], placement: Placement) -> tuple[NDArray[
     """
     if (placement.replica_count == 0).any():
         steps = np.where(placement.replica_count > 0, steps, 0)
-    weight, exponent = _whole(steps, placement.num_gpus)
+    weight, exponent = whole_loads(steps, placement.num_gpus)
     load = np.empty(exponent.shape, dtype=np.int64)
     gpus = np.empty(exponent.shape, dtype=np.int64)
     _split(weight, placement.phy2log, placement.num_gpus, load, gpus)
@@ -54,7 +54,7 @@ def least_makespans(steps: NDArray[Any], placement: Placement) -> tuple[NDArray[
 
 def split_loads(values: NDArray[Any], placement: Placement) -> NDArray[np.float64]:
     """Load of every GPU in one of the best splits, ``[layers, gpus]``; the fullest has the least makespan."""
-    weight, exponent = _whole(np.where(placement.replica_count > 0, values, 0), placement.num_gpus)
+    weight, exponent = whole_loads(np.where(placement.replica_count > 0, values, 0), placement.num_gpus)
     result = np.empty((placement.num_layers, placement.num_gpus))
     for layer in range(placement.num_layers):
         flow, unit = whole_flows(weight[layer], placement[layer])
@@ -77,7 +77,7 @@ def whole_flows(weight: NDArray[np.int64], placement: Placement, at_least: int =
     return table, unit
 
 
-def _whole(values: NDArray[Any], num_gpus: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def whole_loads(values: NDArray[Any], num_gpus: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Loads times a power of two, rounded, such that totals times ``num_gpus`` fit 64 bits; and its exponent.
 
     Counts are left alone where they fit.
