@@ -147,3 +147,15 @@ def keeps_groups(problem, gpus):
         nodes[g // per_node].update(e // size for e in gpu if e >= 0)
     share = problem.num_groups // problem.num_nodes
     return all(len(node) == share for node in nodes) and len(set().union(*nodes)) == problem.num_groups
+
+
+def plain_split(loads, gpus):
+    """Least makespan when tokens go to any copy: the largest load of a set of experts per GPU that hosts it.
+
+    ``gpus`` are the contents of all GPUs, -1 = empty; exact fractions over all sets of the experts hosted.
+    """
+    hosts = {e: {g for g, gpu in enumerate(gpus) if e in gpu} for gpu in gpus for e in gpu if e >= 0}
+    sets = [(Fraction(0), frozenset())]
+    for e, where in hosts.items():
+        sets += [(load + Fraction(loads[e]), known | where) for load, known in sets]
+    return max((load / len(where) for load, where in sets if where), default=Fraction(0))
