@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -109,21 +110,15 @@ def solve_layer(
     data = layer_model(known)
     if data.too_large:
         return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
-    model = _CpFlowModel(data) if problem.splits else _CpModel(data)
+    model = _CpFlowModel(data) if problem.splits else CpModel(data)
     if not model.build(limits):
         return Solution(problem, stop=Stop.TIME_LIMIT)
-    solver = cp_model.CpSolver()
-    parameters = solver.parameters
-    parameters.num_workers = limits.workers
-    parameters.random_seed = limits.seed
-    gap = max(limits.gap, _FLOW_GAP) if problem.splits else limits.gap
-    parameters.relative_gap_limit = gap / (1 + gap)
-    parameters.catch_sigint_signal = False
-    if math.isfinite(limits.left):
-        parameters.max_time_in_seconds = limits.left
+    if problem.splits:
+        limits = replace(limits, gap=max(limits.gap, _FLOW_GAP))
+    solver = solver_within(limits)
     if log is not None:
-        parameters.log_search_progress = True
-        parameters.log_to_stdout = False
+        solver.parameters.log_search_progress = True
+        solver.parameters.log_to_stdout = False
         solver.log_callback = log
     status = cancellable(lambda: solver.solve(model.cp), solver.stop_search)
     if status == cp_model.MODEL_INVALID:
@@ -141,7 +136,20 @@ def solve_layer(
         return Solution(problem, bound=bound, stop=stop, note=f"CP-SAT's placement exceeds the ceiling: {error}")
 
 
-class _CpModel:
+def solver_within(limits: Limits) -> cp_model.CpSolver:
+    """Return CP-SAT, set to the limits of a layer."""
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    parameters.num_workers = limits.workers
+    parameters.random_seed = limits.seed
+    parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
+    parameters.catch_sigint_signal = False
+    if math.isfinite(limits.left):
+        parameters.max_time_in_seconds = limits.left
+    return solver
+
+
+class CpModel:
     """One layer: variables, then one method per numbered constraint that yields its rows."""
 
     def __init__(self, data: LayerModel) -> None:
@@ -340,7 +348,7 @@ class _CpModel:
         return slots_from_copies(self.problem, copies)
 
 
-class _CpFlowModel(_CpModel):
+class _CpFlowModel(CpModel):
     """One layer whose tokens may go to any copy: hosts and flows where the other model has copies by count."""
 
     def _scale_loads(self) -> None:

@@ -187,10 +187,10 @@ def layer_model(known: Solution) -> LayerModel:
         upper = float(problem.ceiling[0])
         fewest = math.ceil(least)
         most = most if start is None else int(known.moves[0])
-    return LayerModel(problem, start, lower, upper, fewest, most, _useful_counts(problem, upper))
+    return LayerModel(problem, start, lower, upper, fewest, most, useful_counts(problem, upper))
 
 
-def _useful_counts(problem: PlacementProblem, upper: float) -> tuple[range, ...]:
+def useful_counts(problem: PlacementProblem, upper: float) -> tuple[range, ...]:
     """Replica counts that a makespan <= ``upper`` leaves open.
 
     A replica weighs at most ``upper``, so ``c_e >= ceil(w_e / upper)``; the redundancy that these

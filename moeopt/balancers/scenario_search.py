@@ -27,7 +27,7 @@ _TRIALS, _FEWEST_TRIALS, _MOST_TRIALS = 1_000_000, 10_000, 40_000
 _HEAT, _HOTTEST = 6.0, 0.5
 """First temperature of an annealing in mean rises of a swap: the former by the number of slots, at most the latter."""
 
-_SMALL = 32
+_SMALL = 24
 """Slots up to which a second, longer annealing belongs to the fixed effort."""
 
 _NO_LIMIT = 2**40
