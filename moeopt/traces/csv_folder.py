@@ -18,7 +18,8 @@ from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.traces.csv_matrix import parse_csv
 from moeopt.traces.matrix import refuse_column_numbers, refuse_too_many
-from moeopt.traces.trace import Trace, as_counts, tidy
+from moeopt.traces.recording import tidy
+from moeopt.traces.trace import Trace, as_counts
 
 
 def read_csv_folder(folder: Path) -> Trace:

@@ -19,7 +19,8 @@ from moeopt.traces import matrix, sglang
 from moeopt.traces.csv_folder import read_csv_folder
 from moeopt.traces.json_numbers import parse_json
 from moeopt.traces.torch_file import load_pt
-from moeopt.traces.trace import Trace, tidy
+from moeopt.traces.recording import tidy
+from moeopt.traces.trace import Trace
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:
