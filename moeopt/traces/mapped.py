@@ -15,8 +15,6 @@ def mapping_of(array: NDArray[Any]) -> mmap.mmap | None:
     """Return the file's map that ``array`` is a view of, or None where it is in memory."""
     base: Any = array
     while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap) and isinstance(base._mmap, mmap.mmap):
-            return base._mmap
         base = base.base
     return base if isinstance(base, mmap.mmap) else None
 

@@ -38,7 +38,7 @@ def tidy(
         For anything that is not a count, and where nothing is left.
     """
     array = as_counts(values, layer_ids)
-    recording = Recording(*array.shape[1:], layer_ids, steps_per_window)
+    recording = Recording(*array.shape[1:], layer_ids=layer_ids, steps_per_window=steps_per_window)
     recording.add(array)
     return recording.trace(source, sha256, ordered=ordered, note=note)
 
@@ -64,9 +64,9 @@ class Recording:
         self,
         num_layers: int,
         num_experts: int,
+        *,
         layer_ids: Sequence[int] = (),
         steps_per_window: int | None = None,
-        *,
         keep: bool = True,
     ) -> None:
         self.layer_ids = layer_ids
@@ -104,7 +104,7 @@ class Recording:
         self._seen += len(steps)
         kind = narrowest(steps)
         steps = steps.astype(kind, copy=False)
-        filled = steps.any(axis=(1, 2))
+        filled: NDArray[np.bool_] = np.asarray(steps.any(axis=(1, 2)))
         self.filled.append(filled)
         self.has_load |= steps.any(axis=(0, 2))
         self.kinds.add(kind)
@@ -145,7 +145,7 @@ class Recording:
                 yield self._close()
 
     def _close(self) -> NDArray[Any]:
-        assert self._open is not None  # noqa: S101
+        assert self._open is not None
         window, self._open, self._in_open = self._open[None], None, 0
         return window
 

@@ -195,6 +195,7 @@ def part_of(trace: Trace, windows: NDArray[Any]) -> Trace:
 
 
 def id_of(layer: int, layer_ids: Sequence[int]) -> int:
+    """Return the number of the layer at place ``layer``, which is its own where ids are not given."""
     return layer_ids[layer] if layer < len(layer_ids) else layer
 
 
