@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from moeopt.traces.matrix import refuse_too_many
 from moeopt.traces.ranks import complete_steps, refuse_missing
 from moeopt.traces.recording import Recording
 from moeopt.traces.request import Request
-from moeopt.traces.trace import MAX_LAYERS, Trace, refuse_faults
+from moeopt.traces.trace import MAX_LAYERS, Trace, narrowest, refuse_faults
 
 META = "meta_info.json"
 NAME = re.compile(r"rank([0-9]{1,9})\.safetensors")
 _KEY = re.compile(r"([0-9]{1,15})_([0-9]{1,9})")
-_BLOCK = 2**21  # counts added up over the ranks in one go
-_MAPPED = 2**28  # bytes of the files that are looked at before their pages are given back
+_BLOCK = 2**20  # counts added up over the ranks in one go
+_MAPPED = 2**27  # bytes of a file that are looked at before their pages are given back
 
 
 def read_rank_statistics(folder: Path, files: Sequence[Path], request: Request) -> Trace:
@@ -43,7 +42,7 @@ def read_rank_statistics(folder: Path, files: Sequence[Path], request: Request) 
     paths = {int(NAME.fullmatch(path.name)[1]): path for path in files}  # type: ignore[index]
     digest = hashlib.sha256()
     num_experts, num_ranks = _meta(folder / META, request, digest)
-    holders: dict[int, dict[int, set[int]]] = {}
+    holders: dict[int, dict[int, frozenset[int]]] = {}
     for path in sorted(files):
         (rank,) = (rank for rank, other in paths.items() if other == path)
         with request.opened(path, digest):
@@ -64,7 +63,7 @@ def read_rank_statistics(folder: Path, files: Sequence[Path], request: Request) 
             raise TraceError(f"{len(ids)} layers, at most {MAX_LAYERS} are read")
         refuse_too_many("the folder", (len(iterations), len(ids), num_experts))
         recording = Recording(len(ids), num_experts, layer_ids=ids, steps_per_window=request.steps_per_window)
-        for piece in _sums(paths, iterations, ids, num_experts):
+        for piece in _sums([paths[rank] for rank in sorted(paths)], iterations, ids, num_experts):
             recording.add(piece)
         return recording.trace(folder.resolve().name, digest.hexdigest(), note=note and f"iterations: {note}")
     except InputError as error:
@@ -83,7 +82,7 @@ def _meta(path: Path, request: Request, digest: Any) -> tuple[int, int]:
         return found, ranks if type(ranks) is int and 0 < ranks < 2**20 else 0
 
 
-def _layers_by_iteration(path: Path) -> dict[int, set[int]]:
+def _layers_by_iteration(path: Path) -> dict[int, frozenset[int]]:
     found: dict[int, set[int]] = {}
     with _safe_open(path) as tensors:
         for key in tensors.keys():  # noqa: SIM118 - no dictionary
@@ -91,32 +90,46 @@ def _layers_by_iteration(path: Path) -> dict[int, set[int]]:
             if not match:
                 raise TraceError(f"a tensor called '{printable(key, 40)}', expected iteration_layer")
             found.setdefault(int(match[1]), set()).add(int(match[2]))
-    return found
+    same: dict[frozenset[int], frozenset[int]] = {}  # nearly all iterations have the same layers
+    return {iteration: same.setdefault(frozenset(layers), frozenset(layers)) for iteration, layers in found.items()}
 
 
 def _sums(
-    paths: Mapping[int, Path], iterations: Sequence[int], layers: Sequence[int], num_experts: int
+    paths: Sequence[Path], iterations: Sequence[int], layers: Sequence[int], num_experts: int
 ) -> Iterator[NDArray[Any]]:
-    """Counts of all ranks together, some iterations at a time.
-
-    The files are mapped by their library: what was looked at stays in memory until they are closed.
-    """
+    """Counts of all ranks together, some iterations at a time; rank by rank, in as few bits as they need."""
     step = max(1, _BLOCK // (len(layers) * num_experts))
-    while iterations:
-        with ExitStack() as stack:
-            files = [(path, stack.enter_context(_safe_open(path))) for _, path in sorted(paths.items())]
+    blocks = [iterations[start : start + step] for start in range(0, len(iterations), step)]
+    sums: list[NDArray[Any]] = [np.zeros((len(block), len(layers), num_experts), dtype=np.int8) for block in blocks]
+    for path in paths:
+        for number, counts in enumerate(_blocks(path, blocks, layers, num_experts)):
+            counts += sums[number]
+            refuse_faults(counts)
+            sums[number] = counts.astype(narrowest(counts))
+    sums.reverse()
+    while sums:
+        yield sums.pop()
+
+
+def _blocks(
+    path: Path, blocks: Sequence[Sequence[int]], layers: Sequence[int], num_experts: int
+) -> Iterator[NDArray[np.int64]]:
+    """Counts of one rank, block by block.
+
+    The library maps the file: what was looked at counts as memory of this process until it is closed.
+    """
+    at = 0
+    while at < len(blocks):
+        with _safe_open(path) as tensors:
             looked_at = 0
-            while iterations and looked_at < _MAPPED:
-                block, iterations = iterations[:step], iterations[step:]
-                summed = np.zeros((len(block), len(layers), num_experts), dtype=np.int64)
-                for path, tensors in files:
-                    for i, iteration in enumerate(block):
-                        for j, layer in enumerate(layers):
-                            counts = _counts(path, tensors, f"{iteration}_{layer}", num_experts)
-                            looked_at += counts.nbytes
-                            summed[i, j] += counts.astype(np.int64, copy=False)
-                    refuse_faults(summed)
-                yield summed
+            while at < len(blocks) and looked_at < _MAPPED:
+                counts = np.empty((len(blocks[at]), len(layers), num_experts), dtype=np.int64)
+                for i, iteration in enumerate(blocks[at]):
+                    for j, layer in enumerate(layers):
+                        counts[i, j] = _counts(path, tensors, f"{iteration}_{layer}", num_experts)
+                looked_at += counts.nbytes
+                at += 1
+                yield counts
 
 
 def _counts(path: Path, tensors: Any, key: str, num_experts: int) -> NDArray[Any]:
