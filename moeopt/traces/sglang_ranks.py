@@ -42,7 +42,8 @@ def read_records(document: dict[Any, Any], path: Path, request: Request) -> NDAr
         others = (share.ranks | _ranks_beside(path)) - share.ranks
         below = set(range(max(share.ranks))) - share.ranks
         if len(share.ranks) == 1 or below:
-            missing = listed(others | below) if others | below else "all ranks above 0"
+            missing = listed(others | below) if others | below else "the ranks above 0"
+            missing += " are" if others else " and perhaps higher ones are" if below else " are"
             there = "; give the folder that holds all" if others else ""
             raise TraceError(
                 f"holds the share of {listed(share.ranks)} only, and the load is the sum over all ranks: {missing} "
@@ -60,48 +61,87 @@ def read_rank_files(folder: Path, files: Sequence[Path], request: Request) -> Tr
     TraceError
         Names the file and record that cannot be used, and the ranks or passes that are missing.
     """
-    passes: dict[int, NDArray[Any]] = {}
-    holders: dict[int, dict[int, str]] = {}
-    used: dict[int, NDArray[np.bool_]] = {}
-    digest = hashlib.sha256()
+    shares, digest = _Shares(), hashlib.sha256()
     for path in sorted(files):
         with request.opened(path, digest) as file:
             document = load_pt(file.seekable())
             if not isinstance(document, dict) or "records" not in document:
                 raise TraceError(f"no records, and the folder holds several .pt files; it holds {keys_of(document)}")
-            share = _Share(document)
-            if len(share.ranks) != 1 or not share.ids_are_numbers:
-                raise TraceError("its records must all have one rank and a forward_pass_id that is a number")
-            (rank,) = share.ranks
-            for number, counts in share.passes.items():
-                owner = holders.setdefault(number, {})
-                if rank in owner:
-                    raise TraceError(f"holds forward pass {number} of rank {rank}, as does {owner[rank]}")
-                owner[rank] = printable(path.name, 80)
-                if number in passes and passes[number].shape != counts.shape:
-                    raise TraceError(f"forward pass {number} of {list(counts.shape)} layers and experts, the first "
-                                     f"ranks have {list(passes[number].shape)}")  # fmt: skip
-                passes[number] = counts if number not in passes else _added(passes[number], counts)
-            seen = used.get(rank)
-            used[rank] = share.used if seen is None or seen.shape != share.used.shape else seen | share.used
+            shares.add(_Share(document), printable(path.name, 80))
     try:
         if not request.single_rank:
-            if len(used) == 1:
-                raise TraceError(f"holds the share of {listed(used)} only, and the load is the sum over all ranks "
-                                 "(single_rank=True, --single-rank, takes the share for the load)")  # fmt: skip
-            refuse_missing(used, _ranks_of_shares(used))
-        whole, note = complete_steps("forward pass", holders, used)
-        shapes = {passes[number].shape for number in whole}
+            shares.refuse_missing()
+        passes, note = shares.whole_passes()
+        shapes = {shares.passes[number].shape for number in passes}
         if len(shapes) > 1:
             raise TraceError(f"forward passes of several shapes: {printable(sorted(shapes), 60)}")
         recording = Recording(*shapes.pop(), steps_per_window=request.steps_per_window)
-        for number in whole:
-            recording.add(passes.pop(number)[None])
-        trace = recording.trace(folder.resolve().name, digest.hexdigest(), note=note and f"forward passes: {note}")
+        for number in passes:
+            recording.add(shares.passes.pop(number)[None])
+        trace = recording.trace(folder.resolve().name, digest.hexdigest(), note=note)
         request.check_experts(trace.num_experts)
         return trace
     except InputError as error:
         raise TraceError(f"{printable(folder)}: {error}") from None
+
+
+class _Shares:
+    """The sum of the ranks' shares so far, ``[layers, experts]`` of every pass, and which ranks are in it."""
+
+    def __init__(self) -> None:
+        self.passes: dict[int, NDArray[Any]] = {}
+        self._files: dict[int, dict[int, str]] = {}
+        self._used: dict[int, NDArray[np.bool_]] = {}
+        self._counted: dict[int, list[str]] = {}
+
+    def add(self, share: _Share, file: str) -> None:
+        if len(share.ranks) != 1 or not share.ids_are_numbers:
+            raise TraceError("its records must all have one rank and a forward_pass_id that is a number")
+        (rank,) = share.ranks
+        if any(used.shape != share.used.shape for used in self._used.values()):
+            raise TraceError(f"{share.used.size} slots, other ranks have {next(iter(self._used.values())).size}")
+        for number, counts in share.passes.items():
+            files = self._files.setdefault(number, {})
+            if rank in files:
+                raise TraceError(f"holds forward pass {number} of rank {rank}, as does {files[rank]}")
+            files[rank] = file
+            before = self.passes.get(number)
+            if before is not None and before.shape != counts.shape:
+                raise TraceError(
+                    f"forward pass {number} of {list(counts.shape)} layers and experts, other ranks have "
+                    f"{list(before.shape)}"
+                )
+            self.passes[number] = counts if before is None else _added(before, counts)
+        self._used[rank] = self._used.get(rank, share.used) | share.used
+        self._counted.setdefault(rank, []).append(share.fingerprint)
+
+    @property
+    def alike(self) -> bool:
+        """Whether every rank counted the same, as in plain tensor parallelism."""
+        first = sorted(next(iter(self._counted.values())))
+        return all(sorted(prints) == first for prints in self._counted.values())
+
+    def refuse_missing(self) -> None:
+        ranks, num_slots = self._used, next(iter(self._used.values())).size
+        if len(ranks) == 1:
+            raise TraceError(
+                f"holds the share of {listed(ranks)} only, and the load is the sum over all ranks "
+                "(single_rank=True, --single-rank, takes the share for the load)"
+            )
+        refuse_missing(ranks, _ranks_of_shares(ranks))
+        if not self.alike and num_slots % len(ranks):
+            raise TraceError(
+                f"{len(ranks)} ranks cannot hold {num_slots} slots evenly: are files missing? (single_rank=True, "
+                "--single-rank, takes what is there)"
+            )
+
+    def whole_passes(self) -> tuple[list[int], str]:
+        """Passes that all ranks hold, and what there is to say about the sum."""
+        whole, left_out = complete_steps("forward pass", self._files, self._used)
+        notes = [f"forward passes: {left_out}"] if left_out else []
+        if self.alike and len(self._used) > 1:
+            notes.append(f"all ranks counted the same tokens: the loads are {len(self._used)} times too large")
+        return whole, "; ".join(notes)
 
 
 class _Share:
@@ -130,6 +170,7 @@ class _Share:
         self.ids_are_numbers = all(isinstance(key, int) for key in by_pass)
         stacked = as_counts(np.stack(list(by_pass.values())))  # at most 2**53 per layer, so that no sum is rounded
         self.used: NDArray[np.bool_] = np.asarray(stacked.any(axis=(0, 1)))
+        self.fingerprint = hashlib.sha256(repr(list(by_pass)).encode() + stacked.tobytes()).hexdigest()
         self.passes = {key: _narrow(slots.experts(counts)) for key, counts in zip(by_pass, stacked, strict=True)}
 
 
