@@ -43,7 +43,9 @@ def gap_report(
     slots: Annotated[str | None, Option(help="List of total slots; all combinations that divide are run.")] = None,
     nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
     groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
-    methods: Annotated[str | None, Option(help="List of methods. [default: balancers, one exact method]")] = None,
+    methods: Annotated[
+        str | None, Option(help="List of methods, or FILE.py:FUNCTION. [default: balancers, one exact method]")
+    ] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
     time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 60 per setting]")] = None,
     jobs: Annotated[int | None, Option(help="Layers solved at a time on this machine. [default: 1]")] = None,
