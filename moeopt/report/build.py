@@ -12,7 +12,7 @@ from pathlib import Path
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError, VerificationError
-from moeopt.foreign import pick_methods
+from moeopt.picking import pick_methods
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.certificates import certify
@@ -95,7 +95,7 @@ def gap_report(
     nodes, groups
         Expert groups that live wholly on one node (both or neither).
     methods
-        Names of balancers and solvers, or ``path/to/file.py:function`` (see ``moeopt.foreign.method_from_file``);
+        Names of balancers and solvers, or ``path/to/file.py:function`` (see ``moeopt.picking.method_from_file``);
         all balancers and one exact method if None.
     layers
         Layers by the trace's own ids, such as ``"3-10,17"``.

@@ -25,8 +25,8 @@ from moeopt.cli import exit_code
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError
-from moeopt.foreign import pick_methods
 from moeopt.load import LoadMatrix
+from moeopt.picking import pick_methods
 from moeopt.report.files import check_folder
 from moeopt.report.machine import this_machine, versions
 from moeopt.report.settings import distinct, names, pick_layers, pose, title
