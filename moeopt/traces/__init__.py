@@ -1,4 +1,5 @@
 from moeopt.traces.engines import ENGINES, write_placement
+from moeopt.traces.loads_out import LOAD_FORMATS, write_trace
 from moeopt.traces.placement_csv import read_gpu_load_csv, write_gpu_load_csv
 from moeopt.traces.placements import read_placement
 from moeopt.traces.read import read_trace
@@ -7,6 +8,7 @@ from moeopt.traces.trace import Trace
 
 __all__ = [
     "ENGINES",
+    "LOAD_FORMATS",
     "Trace",
     "generate",
     "read_gpu_load_csv",
@@ -14,4 +16,5 @@ __all__ = [
     "read_trace",
     "write_gpu_load_csv",
     "write_placement",
+    "write_trace",
 ]

@@ -154,7 +154,7 @@ def refuse_unloadable(placement: Placement, engine: str, layer_ids: Sequence[int
             layer, slot = empty[0].tolist()
             raise InputError(
                 f"layer {layer_ids[layer]}: slot {slot} (GPU {slot // placement.slots_per_gpu}) is empty, and "
-                f"{target.label} knows no empty slots; placement.fill(problem) fills them with copies"
+                f"{target.label} knows no empty slots; placement.fill(problem), or moeopt convert --trace, fills them"
             )
     if not target.colocated:
         twice = np.argwhere(placement.copies > 1)
@@ -162,7 +162,7 @@ def refuse_unloadable(placement: Placement, engine: str, layer_ids: Sequence[int
             layer, gpu, expert = twice[0].tolist()
             raise InputError(
                 f"layer {layer_ids[layer]}: GPU {gpu} holds expert {expert} more than once, which {target.label} "
-                "cannot load; plan with allow_colocated=False"
+                f"cannot load; a plan for engine={engine!r} keeps copies apart"
             )
 
 
