@@ -17,7 +17,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
 from moeopt.traces.engines import engine_named, write_placement
 from moeopt.traces.loads_out import write_trace
-from moeopt.traces.placements import read_rows
+from moeopt.traces.placements import Rows, read_rows
 from moeopt.traces.read import read_trace
 from moeopt.traces.trace import Trace
 
@@ -156,7 +156,7 @@ def convert_file(
     engine_named(engine)
     rows = read_rows(file, experts, gpus)
     ids = tuple(layer_ids or rows.numbers or range(rows.placement.num_layers))
-    placement = rows.picked(ids)
+    placement = _picked(file, rows, ids)
     if trace is not None:
         load = _numbered(read_trace(trace), layer_ids).total()
         open_problem = PlacementProblem(load, gpus, placement.num_slots, allow_empty_slots=True)
@@ -206,8 +206,12 @@ def _placement(path: Path_, load: LoadMatrix, gpus: int, engine: str | None = No
                 f"layer_ids must say which of the {count} rows of {printable(path)} the {load.num_layers} layers of "
                 f"{load.source} are, which it counts from 0"
             )
+    return _picked(path, rows, load.layer_ids)
+
+
+def _picked(path: Path_, rows: Rows, layer_ids: tuple[int, ...]) -> Placement:
     try:
-        return rows.picked(load.layer_ids)
+        return rows.picked(layer_ids)
     except TraceError as error:
         raise TraceError(f"{printable(path)}: {error}") from None
 

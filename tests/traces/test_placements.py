@@ -99,9 +99,7 @@ def test_what_an_engine_cannot_load_is_refused_and_nothing_written(name, case, t
 
 @pytest.mark.parametrize("name", APART)
 def test_an_expert_twice_on_a_gpu_is_refused_where_it_cannot_be_held(name, tmp_path):
-    with pytest.raises(
-        InputError, match=rf"layer 1: GPU 0 holds expert 1 more than once.*for engine='{name}' keeps"
-    ):
+    with pytest.raises(InputError, match=rf"layer 1: GPU 0 holds expert 1 more than once.*for engine='{name}' keeps"):
         write_placement(tmp_path / "file", Placement([[0, 1, 2, 0], [1, 1, 2, 0]], 3, 2), name)
     assert list(tmp_path.iterdir()) == []
 
