@@ -12,6 +12,7 @@ from moeopt.errors import (
     TraceError,
     UnsupportedError,
 )
+from moeopt.foreign import from_rebalance_experts
 from moeopt.front import MovesFront, moves_front
 from moeopt.load import LoadMatrix
 from moeopt.migration import migration_rounds, migration_senders
@@ -40,6 +41,7 @@ __all__ = [
     "TraceError",
     "UnsupportedError",
     "compare",
+    "from_rebalance_experts",
     "gap_to_bound",
     "migration_rounds",
     "migration_senders",
