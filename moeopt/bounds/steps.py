@@ -160,4 +160,4 @@ def _from_multipliers(load: Floats, least: Floats, per_gpu: int, price: Floats, 
 def _steps(problem: PlacementProblem) -> NDArray[Any]:
     if problem.steps is None:
         raise InputError("bounds on steps need a problem that knows its steps: make it from a Trace")
-    return problem.steps
+    return problem.steps.astype(problem.load.values.dtype, copy=False)  # sums need the bits

@@ -252,7 +252,12 @@ def document(worth: Worth, facts: Mapping[str, Any]) -> str:
 
 def answers(worth: Worth) -> list[str]:
     """Return the answer in sentences, what to do first."""
+    trace = worth.replay.trace
     told = headline(worth.replay, worth.table, worth.price)
+    if not trace.ordered:
+        told.insert(0, "The order of these steps is not known, so that nothing here speaks of time.")
+    if trace.note:
+        told.append(f"Of the trace: {trace.note}.")
     told.append(envelope_words(worth.replay))
     if worth.usual_price:
         told.append(
