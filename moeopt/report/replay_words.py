@@ -203,6 +203,11 @@ def slots_cells(curve: pd.DataFrame, num_gpus: int, gb_per_slot: float | None) -
 
 def budget_words(budget: SlotBudget, replay: Replay) -> str:
     """Say what dealing slots to layers brings, on the steps that it was made for and on those that followed."""
+    if (budget.slots == budget.equal).all():
+        return (
+            f"With {budget.total} slots in all, {budget.equal} for each layer are best on the warm-up, at most "
+            f"{_percent(budget.gap)} % above the best dealing, proven."
+        )
     dealt, equal = budget.step_ratios(replay.trace.windows[replay.warmup :], replay.dispatch)
     return (
         f"With {budget.total} slots in all, {budget.slots.min()} to {budget.slots.max()} per layer instead of "
