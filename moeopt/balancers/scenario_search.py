@@ -28,6 +28,9 @@ _TRIALS, _FEWEST_TRIALS, _MOST_TRIALS = 2_000_000, 10_000, 50_000
 _SMALL = 24
 """Slots up to which a second, longer annealing belongs to the fixed effort."""
 
+_HEAT_WITHIN = 0.15
+"""Least first temperature within a limit of moves: to take a move back is a high hill."""
+
 _NO_LIMIT = 2**40
 
 
@@ -150,7 +153,8 @@ def _heat(problem: PlacementProblem) -> float:
     With many slots or steps heat only leads away from a good placement; a small layer is combed through.
     """
     assert problem.steps is not None
-    return min(max(0.6 / len(problem.steps), 0.3 * (20 / problem.slots) ** 4), 0.5)
+    least = 0.6 / len(problem.steps) if problem.max_moves is None else _HEAT_WITHIN
+    return min(max(least, 0.3 * (20 / problem.slots) ** 4), 0.5)
 
 
 def _weight(problem: PlacementProblem, layer: int) -> NDArray[np.float64]:
