@@ -67,7 +67,7 @@ _PRESETS = {
         drift=0.21,
         memory=0.0,
         co_movement=0.9,
-        over_dispersion=18.0,
+        over_dispersion=14.0,
         settled=True,
     ),
 }
@@ -149,9 +149,10 @@ def generate(
     for window in windows:
         share = np.exp(popularity + next(deviations))
         share /= share.sum(axis=1, keepdims=True)
+        weight = -np.expm1(-_SATURATION * share)
         if chosen.over_dispersion > 1:
-            share = _dispersed(share, chosen.over_dispersion, TOP_K * tokens, rng)
-        window[:] = _counts(-np.expm1(-_SATURATION * share), tokens, rng)
+            weight = _dispersed(weight, chosen.over_dispersion, TOP_K * tokens, rng)
+        window[:] = _counts(weight, tokens, rng)
     return Trace(windows, source=f"synthetic_{preset}")
 
 
@@ -192,11 +193,11 @@ def _deviations(preset: _Preset, shape: tuple[int, ...], rng: np.random.Generato
 
 
 def _dispersed(
-    share: NDArray[np.float64], over_dispersion: float, total: int, rng: np.random.Generator
+    weight: NDArray[np.float64], over_dispersion: float, total: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Dirichlet draws around ``share`` that make ``total`` multinomial counts vary as much as is asked for."""
+    """Dirichlet draws around ``weight`` that make ``total`` multinomial counts vary as much as is asked for."""
     strength = max(total - over_dispersion, 1e-9) / (over_dispersion - 1)
-    drawn = rng.standard_gamma(strength * share) + 1e-300
+    drawn = rng.standard_gamma(strength * weight / weight.sum(axis=1, keepdims=True)) + 1e-300
     return np.asarray(drawn / drawn.sum(axis=1, keepdims=True))
 
 
