@@ -81,6 +81,12 @@ class Opened:
         return self._unpacked or self.file
 
     @property
+    def source(self) -> str:
+        """The file's name without its endings."""
+        name = Path(self.path.stem) if self.compressed and self.path.suffix in (".gz", ".zst") else self.path
+        return name.stem
+
+    @property
     def size(self) -> int | None:
         """Bytes of the stream, None where that is not known before all is unpacked."""
         return None if self.compressed else os.fstat(self.file.fileno()).st_size
