@@ -33,7 +33,7 @@ def read_npy_trace(file: Opened, request: Request) -> Trace:
     if request.routed_experts:
         tokens = RoutedTokens(request)
         _add_request(tokens, file.stream, header)
-        return tokens.trace(file.path.stem, file.sha256)
+        return tokens.trace(file.source, file.sha256)
     request.refuse_tokens()
     maps = (
         not file.compressed
@@ -43,14 +43,14 @@ def read_npy_trace(file: Opened, request: Request) -> Trace:
         and header.dtype.isnative
     )
     if not maps:
-        return _stored(file.stream, header, request, file.path.stem, file.sha256)
+        return _stored(file.stream, header, request, file.source, file.sha256)
     start = file.file.tell()
     recording = _recorded(file.stream, header, request, keep=False)
     windows = _mapped(file.file, start, header, recording)
     if windows is None:
         file.file.seek(start)
-        return _stored(file.stream, header, request, file.path.stem, file.sha256)
-    return recording.trace_of(windows, file.path.stem, file.sha256)
+        return _stored(file.stream, header, request, file.source, file.sha256)
+    return recording.trace_of(windows, file.source, file.sha256)
 
 
 def read_npy_folder(folder: Path, files: Sequence[Path], request: Request) -> Trace:
@@ -73,7 +73,7 @@ def _add_request(tokens: RoutedTokens, stream: BinaryIO, header: NpyHeader) -> N
 
 def read_npz_trace(file: Opened, request: Request, name: str | None) -> Trace:
     """Read one array of a ``.npz``: the one called ``name``, or that obviously holds loads or routed experts."""
-    source = file.path.stem if name is None else f"{file.path.stem}_{name}"
+    source = file.source if name is None else f"{file.source}_{name}"
     try:
         with zipfile.ZipFile(file.seekable()) as archive:
             headers = npz_headers(archive)

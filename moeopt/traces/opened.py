@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import io
 import os
 import stat
@@ -24,7 +25,6 @@ MAX_UNPACKED = 2**30
 """The most bytes of a compressed file that are unpacked into memory unless more is allowed: 1 GiB."""
 
 _CHUNK = 2**20
-_ZSTD_WINDOW = 2**27  # what zstd's own command takes without being asked
 
 
 class Opened:
@@ -81,6 +81,12 @@ class Opened:
         return self._unpacked or self.file
 
     @property
+    def source(self) -> str:
+        """The file's name without its endings."""
+        name = Path(self.path.stem) if self.compressed and self.path.suffix in (".gz", ".zst") else self.path
+        return name.stem
+
+    @property
     def size(self) -> int | None:
         """Bytes of the stream, None where that is not known before all is unpacked."""
         return None if self.compressed else os.fstat(self.file.fileno()).st_size
@@ -127,13 +133,18 @@ def _unpacked(magic: bytes, file: BinaryIO) -> tuple[str, BinaryIO] | None:
     if magic.startswith(GZIP_MAGIC):
         return "gzip", cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if magic.startswith(ZSTD_MAGIC):
-        try:
-            import zstandard
-        except ImportError:
-            raise TraceError('zstd-compressed: unpack it first, or pip install "moeopt[zstd]"') from None
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-        return "zstd", cast(BinaryIO, decompressor.stream_reader(file, read_across_frames=True))
+        return "zstd", cast(BinaryIO, _zstd().ZstdFile(file))
     return None
+
+
+def _zstd() -> Any:
+    """Python's module, of 3.14 or its backport; it takes windows of at most 128 MiB, as zstd's command does."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise TraceError('zstd-compressed: unpack it first, or pip install "moeopt[zstd]"')
 
 
 def _too_large(size: int | str, most: int, when: str = "") -> str:

@@ -152,7 +152,7 @@ def _read_json(file: Opened, request: Request) -> Trace:
                 add_responses(tokens, document, request)
             except TraceError as error:
                 raise TraceError(f"line {number}: {error}") from None
-        return tokens.trace(file.path.stem, file.sha256)
+        return tokens.trace(file.source, file.sha256)
     document = lines.whole(file.rest())
     if holds_routed_experts(document) or request.routed_experts:
         tokens = RoutedTokens(request)
@@ -161,7 +161,7 @@ def _read_json(file: Opened, request: Request) -> Trace:
         else:
             tokens.add(ids_of("the list", document, request))
             tokens.end_request()
-        return tokens.trace(file.path.stem, file.sha256)
+        return tokens.trace(file.source, file.sha256)
     request.refuse_tokens()
     if isinstance(document, dict) and load_history.KEY in document:
         return _trace(load_history.counts_from_history(document), file, request)
@@ -171,7 +171,7 @@ def _read_json(file: Opened, request: Request) -> Trace:
 def _trace(counts: NDArray[Any], file: Opened, request: Request, unordered: str = "") -> Trace:
     trace = tidy(
         counts,
-        file.path.stem,
+        file.source,
         sha256=file.sha256,
         steps_per_window=request.steps_per_window,
         ordered=not unordered,

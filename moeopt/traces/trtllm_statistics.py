@@ -83,15 +83,24 @@ def _meta(path: Path, request: Request, digest: Any) -> tuple[int, int]:
 
 
 def _layers_by_iteration(path: Path) -> dict[int, frozenset[int]]:
-    found: dict[int, set[int]] = {}
     with _safe_open(path) as tensors:
-        for key in tensors.keys():  # noqa: SIM118 - no dictionary
-            match = _KEY.fullmatch(key)
+        names = tensors.keys()
+        if not names:
+            raise TraceError("holds no tensors")
+        pairs = np.empty((len(names), 2), dtype=np.int64)
+        for number, name in enumerate(names):
+            match = _KEY.fullmatch(name)
             if not match:
-                raise TraceError(f"a tensor called '{printable(key, 40)}', expected iteration_layer")
-            found.setdefault(int(match[1]), set()).add(int(match[2]))
-    same: dict[frozenset[int], frozenset[int]] = {}  # nearly all iterations have the same layers
-    return {iteration: same.setdefault(frozenset(layers), frozenset(layers)) for iteration, layers in found.items()}
+                raise TraceError(f"a tensor called '{printable(name, 40)}', expected iteration_layer")
+            pairs[number] = int(match[1]), int(match[2])
+    pairs = pairs[np.lexsort(pairs.T[::-1])]
+    iterations, starts = np.unique(pairs[:, 0], return_index=True)
+    layers = np.split(pairs[:, 1], starts[1:])
+    same: dict[bytes, frozenset[int]] = {}  # nearly all iterations have the same layers
+    return {
+        iteration: same.setdefault(held.tobytes(), frozenset(held.tolist()))
+        for iteration, held in zip(iterations.tolist(), layers, strict=True)
+    }
 
 
 def _sums(

@@ -44,7 +44,7 @@ def read_statistics(file: Opened, lines: JsonLines, request: Request) -> Trace:
     if reader.recording is None:
         held = f"; it holds a placement ({MAPPING})" if reader.has_mapping else ""
         raise TraceError(f"no line of record_type {STATS}{held}")
-    return reader.recording.trace(file.path.stem, file.sha256)
+    return reader.recording.trace(file.source, file.sha256)
 
 
 class _Lines:
