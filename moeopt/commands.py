@@ -231,11 +231,14 @@ def _nodes_and_groups(nodes: int | None, groups: int | None) -> tuple[int, int]:
 
 
 def _written(out: Path_, engine: str, layer_ids: Sequence[int], model_layers: int | None) -> str:
-    """Say what is in the file, so that a wrong number of layers meets the eye."""
+    """Say what is in the file, so that a wrong number of layers or a wrong name meets the eye."""
+    target = engine_named(engine)
     rows, first, last = len(layer_ids), min(layer_ids), max(layer_ids)
-    named = f"layers {first} to {last}" if last - first + 1 == rows else f"{rows} layers from {first} to {last}"
-    if not engine_named(engine).by_layer_id:
-        return f"written: {printable(Path(out))}, {rows} layers"
-    total = last + 1 if model_layers is None else model_layers
-    line = f"written: {printable(Path(out))}, {named} of {total}"
-    return f"{line}; if the model has more, name --model-layers" if model_layers is None else line
+    line = f"written: {printable(Path(out))}, {rows} layers"
+    if target.by_layer_id:
+        named = f"{first} to {last}" if last - first + 1 == rows else f"from {first} to {last}"
+        line += f", {named} of {last + 1 if model_layers is None else model_layers}"
+        line += "; if the model has more, name --model-layers" if model_layers is None else ""
+    if not Path(out).name.endswith(target.suffix):
+        line += f"; for {target.label} its name must end with {target.suffix}"
+    return line

@@ -39,6 +39,8 @@ class Engine:
         Whether a GPU may hold an expert twice.
     partial
         Whether slots may stay empty and experts without a copy.
+    suffix
+        How the file's name must end for the engine to take it; "" if it does not matter.
     """
 
     label: str
@@ -46,14 +48,15 @@ class Engine:
     by_layer_id: bool = False
     colocated: bool = True
     partial: bool = False
+    suffix: str = ""
 
 
 ENGINES: dict[str, Engine] = {
-    "sglang": Engine("SGLang", sglang_json, by_layer_id=True),
+    "sglang": Engine("SGLang", sglang_json, by_layer_id=True, suffix=".json"),
     "vllm": Engine("vLLM", vllm_json),
     "vllm-jsonl": Engine("vLLM", vllm_jsonl),
     "trtllm": Engine("TensorRT-LLM", trtllm_yaml, by_layer_id=True),
-    "ascend": Engine("vllm-ascend", expert_map_json, colocated=False),
+    "ascend": Engine("vllm-ascend", expert_map_json, colocated=False, suffix=".json"),
     "omni": Engine("OmniInfer", pattern_npy, colocated=False),
     "npz": Engine("moeopt", placement_npz, partial=True),
     "csv": Engine("moeopt", phy2log_csv, partial=True),
