@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from moeopt import metrics
 from moeopt._text import printable
 from moeopt.checkup import check
@@ -239,6 +241,8 @@ def _written(out: Path_, engine: str, layer_ids: Sequence[int], model_layers: in
         named = f"{first} to {last}" if last - first + 1 == rows else f"from {first} to {last}"
         line += f", {named} of {last + 1 if model_layers is None else model_layers}"
         line += "; if the model has more, name --model-layers" if model_layers is None else ""
+    elif len(set(np.diff(layer_ids).tolist())) > 1:
+        line += f"; of the layers between {first} and {last}, those without load are not among them"
     if not Path(out).name.endswith(target.suffix):
         line += f"; for {target.label} its name must end with {target.suffix}"
     return line

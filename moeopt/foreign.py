@@ -73,7 +73,7 @@ def from_rebalance_experts(function: Callable[..., Any]) -> Callable[[PlacementP
         answer = function(
             *(_VALUES[name](problem) for name in positional), **{name: _VALUES[name](problem) for name in named}
         )
-        return _placement(problem, answer)
+        return _placement(problem, answer, getattr(function, "__name__", "the function"))
 
     return method
 
@@ -126,13 +126,13 @@ def _tensor(values: Any, dtype: str = "float32") -> Any:
     return torch.tensor(np.asarray(values)).to(getattr(torch, dtype))
 
 
-def _placement(problem: PlacementProblem, answer: Any) -> Placement:
+def _placement(problem: PlacementProblem, answer: Any, name: str) -> Placement:
     """Check what came back: shapes, and that the tables tell of one placement."""
     tables = tuple(answer) if _several(answer) else (answer,)
     slots = to_numpy("phy2log", tables[0])
     expected = (problem.num_layers, problem.slots)
     if slots.shape != expected:
-        raise InputError(f"returned phy2log of shape {list(slots.shape)}, not {list(expected)} [layers, slots]")
+        raise InputError(f"{name} returned phy2log of shape {list(slots.shape)}, not {list(expected)} [layers, slots]")
     placement = Placement(slots, problem.num_experts, problem.num_gpus)
     for table in tables[1:3]:
         found = exact_integers("table", to_numpy("table", table))

@@ -14,7 +14,7 @@ from typing import Any
 
 from moeopt._arguments import shown
 from moeopt._text import parser_reason, printable
-from moeopt.errors import InputError
+from moeopt.errors import InputError, MoeoptError
 from moeopt.foreign import from_rebalance_experts, required_arguments
 from moeopt.problem import PlacementProblem
 
@@ -83,7 +83,12 @@ def method_from_file(text: str, argument: str = "methods") -> Callable[[Placemen
 
     @functools.wraps(method, updated=())
     def renamed(problem: PlacementProblem) -> Any:
-        return method(problem)
+        try:
+            return method(problem)
+        except MoeoptError:
+            raise
+        except Exception as error:  # somebody else's mistake, which is no reason for a traceback of ours
+            raise InputError(f"{renamed.__name__} failed: {type(error).__name__}: {parser_reason(error)}") from error
 
     last = name.rpartition(".")[2]
     renamed.__name__ = Path(path).name if last == "rebalance_experts" else f"{Path(path).stem}.{last}"
