@@ -185,6 +185,11 @@ REFUSED = {
     "a folder to write": (plan("loads.json", "vllm", "."), "cannot write ."),
     "nodes alone": (plan("loads.json", "vllm", "x", "--nodes", 2), "--nodes and --groups belong together"),
     "moves from nowhere": (plan("loads.json", "vllm", "x", "--max-moves", 2), "--max-moves needs a reference"),
+    "bytes from nowhere": (plan("loads.json", "vllm", "x", "--expert-bytes", 2), "--expert-bytes needs a reference"),
+    "loads of other layers": (
+        ["convert", "current.json", "x", "--engine", "npz", *NUMBERS, "--trace", "loads.json"],
+        "--trace loads.json has no loads of layer 0",
+    ),
     "layers that are only counted": (
         plan("moe_layers.npy", "sglang", "x"),
         "--layer-ids must say which of the model's 6 layers the 4 of moe_layers.npy are, .* such as 2-5",
