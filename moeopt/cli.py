@@ -145,9 +145,9 @@ def plan(
     from solvers import SOLVERS
 
     exact = {name: partial(solver, time_limit=time_limit) for name, solver in SOLVERS.items()}
-    ((picked,),) = [methods.values() for methods in pick_methods([method], {**BALANCERS, **exact})]
+    (picked,) = pick_methods([method], {**BALANCERS, **exact}, argument="method")
     told = plan_file(
-        trace, out, engine, gpus, slots, method=picked, layer_ids=ranges("layer_ids", layer_ids),
+        trace, out, engine, gpus, slots, method=next(iter(picked.values())), layer_ids=ranges("layer_ids", layer_ids),
         model_layers=model_layers, nodes=nodes, groups=groups, reference=reference, expert_bytes=expert_bytes,
         within=within, max_moves=max_moves,
     )  # fmt: skip

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from moeopt import metrics
 from moeopt._text import printable
 from moeopt.checkup import check
@@ -21,12 +23,12 @@ from moeopt.traces.placements import Rows, read_rows
 from moeopt.traces.read import read_trace
 from moeopt.traces.trace import Trace
 
-Path_ = str | os.PathLike[str]
+File = str | os.PathLike[str]
 
 
 def plan_file(
-    trace: Path_,
-    out: Path_,
+    trace: File,
+    out: File,
     engine: str,
     gpus: int,
     slots: int | None = None,
@@ -36,7 +38,7 @@ def plan_file(
     model_layers: int | None = None,
     nodes: int | None = None,
     groups: int | None = None,
-    reference: Path_ | None = None,
+    reference: File | None = None,
     expert_bytes: int | None = None,
     within: float | None = None,
     max_moves: int | None = None,
@@ -61,6 +63,8 @@ def plan_file(
     """
     load = _loads(trace, layer_ids, engine, model_layers)
     num_nodes, num_groups = _nodes_and_groups(nodes, groups)
+    if expert_bytes is not None and reference is None:
+        raise InputError("expert_bytes needs a reference placement to count transfers from")
     there = None if reference is None else _placement(reference, load, gpus)
     made = plan(
         load,
@@ -83,8 +87,8 @@ def plan_file(
 
 
 def check_file(
-    file: Path_,
-    trace: Path_,
+    file: File,
+    trace: File,
     gpus: int,
     *,
     layer_ids: Sequence[int] | None = None,
@@ -111,8 +115,8 @@ def check_file(
 
 
 def convert_file(
-    file: Path_,
-    out: Path_,
+    file: File,
+    out: File,
     *,
     engine: str | None = None,
     loads: str | None = None,
@@ -120,7 +124,7 @@ def convert_file(
     gpus: int | None = None,
     layer_ids: Sequence[int] | None = None,
     model_layers: int | None = None,
-    trace: Path_ | None = None,
+    trace: File | None = None,
 ) -> str:
     """Write a placement or loads in another format, and return what to tell.
 
@@ -158,15 +162,13 @@ def convert_file(
     ids = tuple(layer_ids or rows.numbers or range(rows.placement.num_layers))
     placement = _picked(file, rows, ids)
     if trace is not None:
-        load = _numbered(read_trace(trace), layer_ids).total()
-        open_problem = PlacementProblem(load, gpus, placement.num_slots, allow_empty_slots=True)
-        placement = placement.fill(open_problem)
+        placement = placement.fill(PlacementProblem(_loads_of(trace, ids), gpus, placement.num_slots))
     write_placement(out, placement, engine, layer_ids=ids, model_layers=model_layers)
     return _written(out, engine, ids, model_layers)
 
 
 def _loads(
-    path: Path_, layer_ids: Sequence[int] | None, engine: str | None = None, model_layers: int | None = None
+    path: File, layer_ids: Sequence[int] | None, engine: str | None = None, model_layers: int | None = None
 ) -> LoadMatrix:
     """Read loads, and give their layers the model's own numbers where an engine needs them."""
     load = _numbered(read_trace(path), layer_ids).total()
@@ -182,12 +184,23 @@ def _loads(
     return load
 
 
+def _loads_of(path: File, layer_ids: tuple[int, ...]) -> LoadMatrix:
+    """Read the loads of some layers, found by number, or in order where the trace only counts as many."""
+    load = read_trace(path).total()
+    if _counted(load) and load.num_layers == len(layer_ids):
+        return load
+    place = {layer: row for row, layer in enumerate(load.layer_ids)}
+    if missing := [layer for layer in layer_ids if layer not in place]:
+        raise InputError(f"trace {printable(path)} has no loads of layer {missing[0]}, by which to fill its slots")
+    return load[[place[layer] for layer in layer_ids]]
+
+
 def _counted(load: LoadMatrix) -> bool:
     """Whether layers have no numbers but those of their rows, which may be the MoE layers alone."""
     return load.layer_ids == tuple(range(load.num_layers))
 
 
-def _placement(path: Path_, load: LoadMatrix, gpus: int, engine: str | None = None) -> Placement:
+def _placement(path: File, load: LoadMatrix, gpus: int, engine: str | None = None) -> Placement:
     """Read the rows of a placement that belong to the layers of ``load``.
 
     Rows that cannot be told apart by number are not guessed, and where an engine finds rows by number there must
@@ -209,7 +222,7 @@ def _placement(path: Path_, load: LoadMatrix, gpus: int, engine: str | None = No
     return _picked(path, rows, load.layer_ids)
 
 
-def _picked(path: Path_, rows: Rows, layer_ids: tuple[int, ...]) -> Placement:
+def _picked(path: File, rows: Rows, layer_ids: tuple[int, ...]) -> Placement:
     try:
         return rows.picked(layer_ids)
     except TraceError as error:
@@ -230,12 +243,17 @@ def _nodes_and_groups(nodes: int | None, groups: int | None) -> tuple[int, int]:
     return nodes or 1, groups or 1
 
 
-def _written(out: Path_, engine: str, layer_ids: Sequence[int], model_layers: int | None) -> str:
-    """Say what is in the file, so that a wrong number of layers meets the eye."""
+def _written(out: File, engine: str, layer_ids: Sequence[int], model_layers: int | None) -> str:
+    """Say what is in the file, so that a wrong number of layers or a wrong name meets the eye."""
+    target = engine_named(engine)
     rows, first, last = len(layer_ids), min(layer_ids), max(layer_ids)
-    named = f"layers {first} to {last}" if last - first + 1 == rows else f"{rows} layers from {first} to {last}"
-    if not engine_named(engine).by_layer_id:
-        return f"written: {printable(Path(out))}, {rows} layers"
-    total = last + 1 if model_layers is None else model_layers
-    line = f"written: {printable(Path(out))}, {named} of {total}"
-    return f"{line}; if the model has more, name --model-layers" if model_layers is None else line
+    line = f"written: {printable(Path(out))}, {rows} layers"
+    if target.by_layer_id:
+        named = f"{first} to {last}" if last - first + 1 == rows else f"from {first} to {last}"
+        line += f", {named} of {last + 1 if model_layers is None else model_layers}"
+        line += "; if the model has more, name --model-layers" if model_layers is None else ""
+    elif len(set(np.diff(layer_ids).tolist())) > 1:
+        line += f"; of the layers between {first} and {last}, those without load are not among them"
+    if not Path(out).name.endswith(target.suffix):
+        line += f"; for {target.label} its name must end with {target.suffix}"
+    return line

@@ -22,7 +22,7 @@ _PAIRS = 4096
 
 def filled(problem: PlacementProblem, placement: Placement) -> Placement:
     """Fill the empty slots of ``placement``; see :meth:`moeopt.placement.Placement.fill`."""
-    problem.check(placement)
+    replace(problem, allow_empty_slots=True, max_moves=None, max_makespan=None).check(placement)
     by_gpu = placement.by_gpu.copy()
     for layer in np.flatnonzero((placement.phy2log < 0).any(axis=1)).tolist():
         attempts = []

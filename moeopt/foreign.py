@@ -73,7 +73,7 @@ def from_rebalance_experts(function: Callable[..., Any]) -> Callable[[PlacementP
         answer = function(
             *(_VALUES[name](problem) for name in positional), **{name: _VALUES[name](problem) for name in named}
         )
-        return _placement(problem, answer)
+        return _placement(problem, answer, getattr(function, "__name__", "the function"))
 
     return method
 
@@ -126,22 +126,26 @@ def _tensor(values: Any, dtype: str = "float32") -> Any:
     return torch.tensor(np.asarray(values)).to(getattr(torch, dtype))
 
 
-def _placement(problem: PlacementProblem, answer: Any) -> Placement:
+def _placement(problem: PlacementProblem, answer: Any, name: str) -> Placement:
     """Check what came back: shapes, and that the tables tell of one placement."""
     tables = tuple(answer) if _several(answer) else (answer,)
     slots = to_numpy("phy2log", tables[0])
     expected = (problem.num_layers, problem.slots)
     if slots.shape != expected:
-        raise InputError(f"returned phy2log of shape {list(slots.shape)}, not {list(expected)} [layers, slots]")
+        raise InputError(f"{name} returned phy2log of shape {list(slots.shape)}, not {list(expected)} [layers, slots]")
     placement = Placement(slots, problem.num_experts, problem.num_gpus)
-    for table in tables[1:3]:
-        found = exact_integers("table", to_numpy("table", table))
-        if found.shape == placement.replica_count.shape and found.ndim == 2:
-            _agree(problem, "logcnt", found, placement.replica_count)
-        elif found.ndim == 3 and found.shape[:2] == placement.replica_count.shape:
-            _agree(problem, "log2phy", (found >= 0).sum(axis=2), placement.replica_count)
-            _points_home(problem, found, placement)
+    if _dimensions(tables[1:2]) == 3:
+        log2phy = exact_integers("log2phy", to_numpy("log2phy", tables[1]))
+        _agree(problem, "log2phy", (log2phy >= 0).sum(axis=2), placement.replica_count)
+        _points_home(problem, log2phy, placement)
+    if _dimensions(tables[2:3]) == 2:
+        logcnt = exact_integers("logcnt", to_numpy("logcnt", tables[2]))
+        _agree(problem, "logcnt", logcnt, placement.replica_count)
     return placement
+
+
+def _dimensions(tables: tuple[Any, ...]) -> int:
+    return getattr(tables[0], "ndim", 0) if tables else 0
 
 
 def _several(answer: Any) -> bool:
@@ -152,6 +156,8 @@ def _several(answer: Any) -> bool:
 
 
 def _agree(problem: PlacementProblem, name: str, found: Any, count: Any) -> None:
+    if found.shape != count.shape:
+        raise InputError(f"{name} is for {list(found.shape)} [layers, experts], not {list(count.shape)}")
     wrong = np.argwhere(found != count)
     if wrong.size:
         layer, expert = wrong[0].tolist()

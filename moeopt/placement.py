@@ -15,6 +15,9 @@ from moeopt.errors import InputError
 if TYPE_CHECKING:
     from moeopt.problem import PlacementProblem
 
+MAX_SLOTS = 2**26
+"""The most slots of all layers in a file, which take several times their memory: a thousand large placements."""
+
 
 @dataclass(frozen=True, eq=False)
 class Placement(ArrayFields):

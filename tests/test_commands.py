@@ -69,7 +69,7 @@ def test_a_plan_is_written_for_every_layer_of_the_model_and_told(there, capsys):
     assert "with the reference" in told
     assert "moves " in told
     assert "GB in all layers together" in told
-    assert "written: new.json, layers 2 to 5 of 6" in told
+    assert "written: new.json, 4 layers, 2 to 5 of 6" in told
     rows = json.loads((there / "new.json").read_text())["physical_to_logical_map"]
     assert len(rows) == LAYERS
     assert all(set(row) == set(range(EXPERTS)) for row in rows)
@@ -165,6 +165,13 @@ def test_a_shape_that_does_not_divide_is_planned(there, capsys):
     assert np.array(json.loads((there / "three.json").read_text())).shape == (4, 18)
 
 
+@pytest.mark.parametrize(("engine", "suffix"), [("sglang", ".json"), ("ascend", ".json"), ("trtllm", ""), ("npz", "")])
+def test_a_name_that_its_engine_does_not_take_is_told(engine, suffix, there, capsys):
+    for name in ("named", "named.json"):
+        assert run(plan("loads.json", engine, name)) == 0
+        assert ("must end with" in capsys.readouterr().out) == bool(suffix and not name.endswith(suffix))
+
+
 NUMBERS = ["--experts", EXPERTS, "--gpus", GPUS]
 REFUSED = {
     "no such trace": (plan("none.json", "sglang", "x"), "none.json: cannot be read"),
@@ -174,10 +181,15 @@ REFUSED = {
         "loads.json: no physical_to_logical_map",
     ),
     "an unknown engine": (plan("loads.json", "magic", "x"), "--engine 'magic' is unknown; there are sglang"),
-    "an unknown method": (plan("loads.json", "vllm", "x", "--method", "magic"), "methods 'magic' is unknown"),
+    "an unknown method": (plan("loads.json", "vllm", "x", "--method", "magic"), "--method 'magic' is unknown"),
     "a folder to write": (plan("loads.json", "vllm", "."), "cannot write ."),
     "nodes alone": (plan("loads.json", "vllm", "x", "--nodes", 2), "--nodes and --groups belong together"),
     "moves from nowhere": (plan("loads.json", "vllm", "x", "--max-moves", 2), "--max-moves needs a reference"),
+    "bytes from nowhere": (plan("loads.json", "vllm", "x", "--expert-bytes", 2), "--expert-bytes needs a reference"),
+    "loads of other layers": (
+        ["convert", "current.json", "x", "--engine", "npz", *NUMBERS, "--trace", "loads.json"],
+        "--trace loads.json has no loads of layer 0",
+    ),
     "layers that are only counted": (
         plan("moe_layers.npy", "sglang", "x"),
         "--layer-ids must say which of the model's 6 layers the 4 of moe_layers.npy are, .* such as 2-5",

@@ -54,6 +54,11 @@ def test_a_gpu_gets_fuller_only_where_no_way_to_fill_avoids_it(seed):
     assert makespan(problem, full)[0] <= max(least, makespan(problem, placement)[0]) * (1 + 1e-9)
 
 
+def test_a_problem_that_forbids_empty_slots_is_what_they_are_filled_for():
+    problem = PlacementProblem([[3, 2, 1]], 2, 4)
+    assert Placement([[0, 1, -1, 2]], 3, 2).fill(problem).phy2log.min() >= 0
+
+
 def test_groups_stay_on_their_nodes():
     problem = PlacementProblem([[9, 5, 4, 2]], 4, 8, num_nodes=2, num_groups=2, allow_empty_slots=True)
     placement = Placement([[0, -1, 1, -1, 2, -1, 3, -1]], 4, 4)

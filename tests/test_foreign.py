@@ -88,6 +88,15 @@ def test_vllms_policy_is_told_the_placement_in_force():
     assert seen[1] is None
 
 
+def test_what_else_a_function_returns_is_its_own_business():
+    def with_ranks(weight, num_physical_experts, num_groups, num_nodes, num_gpus):
+        phy2log = eplb_of_deepseek(weight, num_physical_experts, num_groups, num_nodes, num_gpus)[0]
+        return phy2log, torch.zeros_like(phy2log), None, {"seconds": 1}
+
+    problem = PlacementProblem(LOADS, 4)
+    assert from_rebalance_experts(with_ranks)(problem).num_slots == 16
+
+
 def test_what_is_passed_is_a_copy():
     def greedy(weight, num_replicas, num_groups, num_nodes, num_gpus):
         answer = eplb_of_deepseek(weight, num_replicas, num_groups, num_nodes, num_gpus)
@@ -137,6 +146,7 @@ FAULTS = {
         lambda phy2log, *rest: torch.where(torch.arange(20) == 9, -1, phy2log),
         r"layer \d: expert \d+ has no slot|layer 0: slot 9 is empty",
     ),
+    "counts of other layers": (lambda a, b, c: (a, b, c[1:]), r"logcnt is for \[2, 16\] .layers, experts., not"),
     "halves": (lambda phy2log, *rest: phy2log + 0.5, "must hold integers"),
     "nothing": (lambda *tables: None, "phy2log must hold numbers"),
     "an exception": (failing, "KeyError: 'no such node'"),

@@ -80,6 +80,12 @@ def test_a_function_in_a_file_is_a_method(name, called, file):
     assert method.__name__ == called
 
 
+def test_what_fails_in_a_file_is_named_by_it(file):
+    file.write_text("def plan(problem):\n    assert problem.num_gpus == 7, 'seven, please'\n")
+    with pytest.raises(InputError, match=r"theirs.plan failed: AssertionError: seven, please"):
+        method_from_file(f"{file}:plan")(PROBLEM)
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [

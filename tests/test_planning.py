@@ -70,6 +70,18 @@ def test_moves_stay_within_a_budget_and_more_of_them_balance_better(reference):
     assert made[8].imbalance.mean() < made[2].imbalance.mean() < made[0].imbalance.mean()
 
 
+@pytest.mark.parametrize("options", [{}, {"within": 0.02}])
+def test_a_reference_with_fewer_slots_or_empty_ones_is_planned_from(options):
+    smaller = plan(OLD, 4).placement
+    lacking = plan(OLD, 4, 40).placement.phy2log.copy()
+    lacking[:, 0] = np.where(np.sum(lacking == lacking[:, :1], axis=1) > 1, -1, lacking[:, 0])
+    for there in (smaller, Placement(lacking, 32, 4)):
+        made = plan(NEW, 4, 40, reference=there, **options)
+        assert (made.placement.phy2log >= 0).all()
+        assert (made.moves >= (40 - (there.phy2log >= 0).sum(axis=1))).all()
+        assert (made.imbalance < 1.03).all()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
 def test_on_a_small_layer_no_placement_within_the_share_has_fewer_moves(share):
     problem = PlacementProblem([[9, 7, 5, 4, 2]], 2, 6, reference=Placement([[0, 1, 2, 3, 4, 0]], 5, 2))

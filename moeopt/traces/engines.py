@@ -13,7 +13,7 @@ from moeopt._arguments import integer, shown
 from moeopt._files import write_whole
 from moeopt.errors import InputError
 from moeopt.load import checked_ids
-from moeopt.placement import Placement
+from moeopt.placement import MAX_SLOTS, Placement
 from moeopt.traces.placement_ascend import expert_map_json
 from moeopt.traces.placement_csv import phy2log_csv
 from moeopt.traces.placement_npz import placement_npz
@@ -39,6 +39,8 @@ class Engine:
         Whether a GPU may hold an expert twice.
     partial
         Whether slots may stay empty and experts without a copy.
+    suffix
+        How the file's name must end for the engine to take it; "" if it does not matter.
     """
 
     label: str
@@ -46,14 +48,15 @@ class Engine:
     by_layer_id: bool = False
     colocated: bool = True
     partial: bool = False
+    suffix: str = ""
 
 
 ENGINES: dict[str, Engine] = {
-    "sglang": Engine("SGLang", sglang_json, by_layer_id=True),
+    "sglang": Engine("SGLang", sglang_json, by_layer_id=True, suffix=".json"),
     "vllm": Engine("vLLM", vllm_json),
     "vllm-jsonl": Engine("vLLM", vllm_jsonl),
     "trtllm": Engine("TensorRT-LLM", trtllm_yaml, by_layer_id=True),
-    "ascend": Engine("vllm-ascend", expert_map_json, colocated=False),
+    "ascend": Engine("vllm-ascend", expert_map_json, colocated=False, suffix=".json"),
     "omni": Engine("OmniInfer", pattern_npy, colocated=False),
     "npz": Engine("moeopt", placement_npz, partial=True),
     "csv": Engine("moeopt", phy2log_csv, partial=True),
@@ -171,14 +174,16 @@ def _numbered(
 ) -> tuple[tuple[int, ...], int]:
     """Return the model's own number of every row, and of how many layers."""
     rows = placement.num_layers
-    total = None if model_layers is None else integer("model_layers", model_layers, 1, 2**20)
+    total = None if model_layers is None else integer("model_layers", model_layers, 1)
     if layer_ids is None and total is not None and total != rows:
         raise InputError(f"model_layers={total}, but the placement has {rows} rows: layer_ids must say which they are")
     ids = checked_ids(() if layer_ids is None else layer_ids, rows)
-    if len(set(ids)) != rows or min(ids) < 0 or max(ids) >= 2**20:
-        raise InputError(f"layer_ids must be different numbers from 0 to {2**20 - 1}, got {shown(list(ids))}")
+    if len(set(ids)) != rows or min(ids) < 0:
+        raise InputError(f"layer_ids must be different numbers >= 0, got {shown(list(ids))}")
     if total is None:
-        return ids, max(ids) + 1
+        total = max(ids) + 1
+    if total * placement.num_slots > MAX_SLOTS:
+        raise InputError(f"model_layers={total} of {placement.num_slots} slots; a file has at most {MAX_SLOTS} slots")
     if max(ids) >= total:
         raise InputError(f"model_layers={total}, but the placement has a row for layer {max(ids)}, counted from 0")
     return ids, total

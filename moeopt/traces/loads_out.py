@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moeopt._arguments import integer, shown
 from moeopt._files import write_whole
 from moeopt.errors import InputError
+from moeopt.traces.matrix import MAX_NUMBERS
 from moeopt.traces.trace import Trace
 
 
@@ -65,9 +66,11 @@ def write_trace(
     if format not in LOAD_FORMATS:
         raise InputError(f"format {shown(format)} is unknown; there are {', '.join(LOAD_FORMATS)}")
     last = max(trace.layer_ids)
-    total = last + 1 if model_layers is None else integer("model_layers", model_layers, 1, 2**20)
-    if min(trace.layer_ids) < 0 or not last < total <= 2**20:
+    total = last + 1 if model_layers is None else integer("model_layers", model_layers, 1)
+    if min(trace.layer_ids) < 0 or last >= total:
         raise InputError(f"model_layers={total}, but the trace has layers {min(trace.layer_ids)} to {last}")
+    if trace.num_windows * total * trace.num_experts > MAX_NUMBERS:
+        raise InputError(f"model_layers={total} takes more than the {MAX_NUMBERS} numbers that are read from a file")
     counts = np.zeros((trace.num_windows, total, trace.num_experts), trace.windows.dtype)
     counts[:, list(trace.layer_ids)] = trace.windows
     return write_whole(path, LOAD_FORMATS[format](counts))

@@ -15,7 +15,7 @@ from moeopt._files import read_whole
 from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.load import checked_ids
-from moeopt.placement import Placement
+from moeopt.placement import MAX_SLOTS, Placement
 from moeopt.traces.csv_matrix import parse_csv
 from moeopt.traces.json_numbers import parse_json
 from moeopt.traces.matrix import read_npy, read_npz, refuse_too_many
@@ -29,9 +29,6 @@ from moeopt.traces.placement_vllm import RECORD, phy2log_from_list, phy2log_from
 from moeopt.traces.read import content_kind
 from moeopt.traces.sglang import keys_of
 from moeopt.traces.torch_file import load_pt
-
-MAX_SLOTS = 2**26
-"""The most numbers read as a placement, which take several times their memory: a thousand large ones."""
 
 
 def read_placement(

@@ -35,6 +35,7 @@ def test_the_json_has_a_row_for_every_layer_as_sglang_counts_them(tmp_path):
         (TRACE, {"format": "pt"}, "format 'pt' is unknown; there are json, npy, npz"),
         (TRACE, {"model_layers": 5}, "model_layers=5, but the trace has layers 3 to 5"),
         (TRACE, {"model_layers": 0}, "model_layers must be >= 1"),
+        (TRACE, {"model_layers": 10**9}, "model_layers=1000000000 takes more than"),
         (Trace([[3, 1]], (-1,)), {}, "the trace has layers -1 to -1"),
     ],
 )
