@@ -26,16 +26,21 @@ from moeopt.balancers.repairing.kernels import (
 
 
 class Paths(NamedTuple):
-    """What the search for cycles needs to know of every slot, and its working memory.
+    """What the searches for swaps and cycles need to know of every slot and GPU, and their working memory.
 
-    ``order``: the slots by rising ``sizes``. ``away``: 1 where a copy does not belong. ``room``: the size
-    that fits into the slot's place; ``fits``: how many of ``order`` do. ``label [levels, slots]``: cost of the
-    cheapest path on which the slot's copy leaves last; ``back``: the slot before it. ``low``, ``high [2,
-    slots + 1]``: the two slots of least cost, on different GPUs, among the first of ``order`` and, counting
-    size as cost, among the others.
+    ``order``: the slots by rising ``sizes``; ``ranked``: the same GPU by GPU. ``away``: 1 where a copy does not
+    belong. ``strays``, ``lacks [gpus]``: whether a GPU has such copies, and misses copies of its own. ``room``:
+    the size that fits into the slot's place; ``fits``: how many of ``order`` do, -1 = not counted yet.
+    ``label [levels, slots]``: cost of the cheapest path on which the slot's copy leaves last; ``back``: the
+    slot before it. ``low``, ``high [2, slots + 1]``: the two slots of least cost, on different GPUs, among the
+    first of ``order`` and, counting size as cost, among the others.
     """
 
     order: Any
+    rising: Any
+    ranked: Any
+    strays: Any
+    lacks: Any
     gpu_of: Any
     sizes: Any
     away: Any
@@ -48,11 +53,16 @@ class Paths(NamedTuple):
 
 
 @kernel
-def new_paths(slots, levels):  # type: ignore[no-untyped-def]
+def new_paths(row, levels):  # type: ignore[no-untyped-def]
     """Room for a survey and for cycles of up to ``levels`` + 1 GPUs."""
+    slots, gpus = row.held.size, row.load.size
     return Paths(
+        np.argsort(row.size[row.held]),
+        np.empty(slots),
         np.empty(slots, np.int64),
-        np.empty(slots, np.int64),
+        np.empty(gpus, np.int64),
+        np.empty(gpus, np.int64),
+        np.arange(slots) // (slots // gpus),
         np.empty(slots),
         np.empty(slots),
         np.empty(slots),
@@ -66,18 +76,42 @@ def new_paths(slots, levels):  # type: ignore[no-untyped-def]
 
 @kernel
 def survey(row, ceiling, paths):  # type: ignore[no-untyped-def]
-    """Look at every slot again."""
-    held, load, here, home, sizes, room = row.held, row.load, row.here, row.home, paths.sizes, paths.room
-    sizes[:] = row.size[held]
-    paths.order[:] = np.argsort(sizes)
-    k = held.size // load.size
-    empty = row.size.size - 1
-    for slot in range(held.size):
-        gpu, expert = slot // k, held[slot]
-        paths.gpu_of[slot] = gpu
-        room[slot] = ceiling - load[gpu] + sizes[slot]
-        paths.away[slot] = 1.0 if expert < empty and here[gpu, expert] > home[gpu, expert] else 0.0
-    paths.fits[:] = np.searchsorted(sizes[paths.order], room, side="right")
+    """Look at every slot again; quick where few sizes have changed since the last time."""
+    held, size, load, here, home, owned = row.held, row.size, row.load, row.here, row.home, row.owned
+    order, rising, ranked, strays, lacks = paths.order, paths.rising, paths.ranked, paths.strays, paths.lacks
+    sizes, room, away = paths.sizes, paths.room, paths.away
+    slots, gpus = held.size, load.size
+    k = slots // gpus
+    empty = size.size - 1
+    paths.fits[:] = -1
+    for gpu in range(gpus):
+        left = ceiling - load[gpu]
+        kept, strays[gpu] = 0.0, 0
+        for slot in range(gpu * k, (gpu + 1) * k):
+            expert = held[slot]
+            own = size[expert]
+            sizes[slot], room[slot], away[slot] = own, left + own, 0.0
+            if expert < empty:
+                n, n_home = here[gpu, expert], home[gpu, expert]
+                if n > n_home:
+                    away[slot], strays[gpu] = 1.0, 1
+                    kept += n_home / n
+                else:
+                    kept += 1.0
+        lacks[gpu] = int(owned[gpu] - kept > 0.5)
+    for i in range(slots):
+        slot = order[i]
+        own = sizes[slot]
+        j = i
+        while j > 0 and rising[j - 1] > own:
+            rising[j], order[j] = rising[j - 1], order[j - 1]
+            j -= 1
+        rising[j], order[j] = own, slot
+    filled = np.zeros(gpus, np.int64)
+    for i in range(slots):
+        gpu = paths.gpu_of[order[i]]
+        ranked[gpu * k + filled[gpu]] = order[i]
+        filled[gpu] += 1
 
 
 @kernel
@@ -88,7 +122,7 @@ def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cyc
     """
     held, here, home, load = row.held, row.here, row.home, row.load
     room, fits, labels, back, low, high = paths.room, paths.fits, paths.label, paths.back, paths.low, paths.high
-    sizes, away, gpu_of = paths.sizes, paths.away, paths.gpu_of
+    sizes, away, gpu_of, strays, lacks = paths.sizes, paths.away, paths.gpu_of, paths.strays, paths.lacks
     slots, gpus = held.size, load.size
     k = slots // gpus
     empty = row.size.size - 1
@@ -102,23 +136,36 @@ def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cyc
         if h != f:
             most = max(most, load[h] - ceiling)
     best, end, depth = least, -1, 0
+    lowest = 0.0
     for level in range(levels):
         label = labels[level]
         if level > 0:
             _minima(paths, level - 1, soft)
         above = labels[max(level - 1, 0)]
-        # what the GPUs still to come can save
-        hope = best + over_f + max((most - price if soft else 1.0) * (levels - 1 - level), 0.0) + (0.0 if soft else 1.0)
+        # what the GPUs still to come can save, less what the last arrival costs
+        rest = over_f + max((most - price if soft else 1.0) * (levels - 1 - level), 0.0)
+        if lacks[f] == 0:
+            rest -= price
+        base, lowest = lowest, np.inf
         for h in range(gpus):
-            if h == f or (level == 0 and not (colocated or a == empty or here[h, a] == 0)):
-                label[h * k : (h + 1) * k] = np.inf
-                continue
             over_h = over(load[h], ceiling)
-            fresh = 0.0
+            fresh = -over_h
             if level == 0:
-                fresh = -price * away[root] - over_h
+                fresh -= price * away[root]
                 if a < empty and here[h, a] >= home[h, a]:
                     fresh += price
+                reached = fresh
+            else:
+                reached = base + fresh
+                if lacks[h] == 0:
+                    reached += price
+            if (
+                h == f
+                or reached - price * strays[h] >= best + rest
+                or (level == 0 and not (colocated or a == empty or here[h, a] == 0))
+            ):
+                label[h * k : (h + 1) * k] = np.inf
+                continue
             for q in range(h * k, (h + 1) * k):
                 value, source = np.inf, -1
                 fit = room[q]
@@ -126,6 +173,8 @@ def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cyc
                     if (soft or own <= fit) and held[q] != a:
                         value, source = fresh + max(own - fit, 0.0), root
                 else:
+                    if fits[q] < 0:
+                        fits[q] = np.searchsorted(paths.rising, fit, side="right")
                     for side in range(4 if soft else 2):
                         if source >= 0 and side % 2 == 1:
                             continue
@@ -145,12 +194,13 @@ def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cyc
                                 reach += price
                         if reach < value:
                             value, source = reach, p
-                    value -= over_h
+                    value += fresh
                 if source >= 0:
                     value -= price * away[q]
-                    if value >= hope:
+                    if value >= best + rest:
                         value = np.inf
                     else:
+                        lowest = min(lowest, value)
                         back[level, q] = source
                         excess = sizes[q] - own_room
                         if soft or excess <= 0.0:
@@ -162,6 +212,8 @@ def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cyc
                                 if closed < best and (colocated or b == empty or here[f, b] == 0):
                                     best, end, depth = closed, q, level
                 label[q] = value
+        if lowest == np.inf:
+            break
     if end < 0:
         return best, 0
     for level in range(depth, -1, -1):
@@ -242,8 +294,8 @@ def go_home(row, ceiling, levels, colocated, stop):  # type: ignore[no-untyped-d
     k = slots // row.load.size
     empty = row.size.size - 1
     cycle = np.empty(levels + 1, np.int64)
-    paths = new_paths(slots, levels)
     recount_loads(row)
+    paths = new_paths(row, levels)
     survey(row, ceiling, paths)
     waiting = slots
     p = 0
