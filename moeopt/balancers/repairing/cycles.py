@@ -48,6 +48,8 @@ class Paths(NamedTuple):
     fits: Any
     label: Any
     back: Any
+    origin: Any
+    push: Any
     low: Any
     high: Any
 
@@ -69,6 +71,8 @@ def new_paths(row, levels):  # type: ignore[no-untyped-def]
         np.empty(slots, np.int64),
         np.empty((levels, slots)),
         np.empty((levels, slots), np.int64),
+        np.empty((levels, slots), np.int64),
+        np.empty(slots),
         np.empty((2, slots + 1), np.int64),
         np.empty((2, slots + 1), np.int64),
     )
@@ -115,112 +119,190 @@ def survey(row, ceiling, paths):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cycle):  # type: ignore[no-untyped-def]
-    """Cost and length of the cheapest cycle from slot ``root`` below ``least``; its slots go into ``cycle``.
+def cheapest_cycle(row, roots, aim, ceiling, paths, price, soft, colocated, least, cycle):  # type: ignore[no-untyped-def]
+    """Cost and length of the cheapest cycle from a slot of ``roots`` below ``least``; its slots go into ``cycle``.
 
-    The cost is ``price`` per move and, if ``soft``, the change of the excess; else none may arise.
+    The cost is ``price`` per move and, if ``soft``, the change of the excess; else none may arise. The roots are
+    slots of one GPU by rising size; of two that push the same copy out, the path keeps the one that is better if
+    a copy of size ``aim`` comes last.
+
+    The costs up to some copy of a cycle are below ``least`` for every copy, if the first one is chosen well: so
+    paths whose costs are not, are given up.
     """
-    held, here, home, load = row.held, row.here, row.home, row.load
-    room, fits, labels, back, low, high = paths.room, paths.fits, paths.label, paths.back, paths.low, paths.high
-    sizes, away, gpu_of, strays, lacks = paths.sizes, paths.away, paths.gpu_of, paths.strays, paths.lacks
-    slots, gpus = held.size, load.size
-    k = slots // gpus
-    empty = row.size.size - 1
-    levels = labels.shape[0]
-    a = held[root]
-    f = root // k
-    own, own_room = sizes[root], room[root]
+    load, room, away, label, back, push = row.load, paths.room, paths.away, paths.label, paths.back, paths.push
+    levels = label.shape[0]
+    f = roots[0] // (row.held.size // load.size)
     over_f = over(load[f], ceiling)
     most = 0.0
-    for h in range(gpus):
+    for h in range(load.size):
         if h != f:
             most = max(most, load[h] - ceiling)
+    for root in roots:
+        push[root] = (max(aim - room[root], 0.0) if soft else 0.0) - price * away[root]
     best, end, depth = least, -1, 0
     lowest = 0.0
     for level in range(levels):
-        label = labels[level]
-        if level > 0:
-            _minima(paths, level - 1, soft)
-        above = labels[max(level - 1, 0)]
         # what the GPUs still to come can save, less what the last arrival costs
-        rest = over_f + max((most - price if soft else 1.0) * (levels - 1 - level), 0.0)
-        if lacks[f] == 0:
-            rest -= price
-        base, lowest = lowest, np.inf
-        for h in range(gpus):
-            over_h = over(load[h], ceiling)
-            fresh = -over_h
-            if level == 0:
-                fresh -= price * away[root]
-                if a < empty and here[h, a] >= home[h, a]:
-                    fresh += price
-                reached = fresh
-            else:
-                reached = base + fresh
-                if lacks[h] == 0:
-                    reached += price
-            if (
-                h == f
-                or reached - price * strays[h] >= best + rest
-                or (level == 0 and not (colocated or a == empty or here[h, a] == 0))
-            ):
-                label[h * k : (h + 1) * k] = np.inf
-                continue
-            for q in range(h * k, (h + 1) * k):
-                value, source = np.inf, -1
-                fit = room[q]
-                if level == 0:
-                    if (soft or own <= fit) and held[q] != a:
-                        value, source = fresh + max(own - fit, 0.0), root
-                else:
-                    if fits[q] < 0:
-                        fits[q] = np.searchsorted(paths.rising, fit, side="right")
-                    for side in range(4 if soft else 2):
-                        if source >= 0 and side % 2 == 1:
-                            continue
-                        p = low[side, fits[q]] if side < 2 else high[side - 2, fits[q]]
-                        if p < 0:
-                            continue
-                        reach = above[p] + max(sizes[p] - fit, 0.0)
-                        c = held[p]
-                        if reach >= value or c == held[q] or gpu_of[p] == h:
-                            continue
-                        if level > 1 and not _avoids(back, gpu_of, level, p, h):
-                            continue
-                        if c < empty:
-                            if not colocated and here[h, c] > 0:
-                                continue
-                            if here[h, c] >= home[h, c]:
-                                reach += price
-                        if reach < value:
-                            value, source = reach, p
-                    value += fresh
-                if source >= 0:
-                    value -= price * away[q]
-                    if value >= best + rest:
-                        value = np.inf
-                    else:
-                        lowest = min(lowest, value)
-                        back[level, q] = source
-                        excess = sizes[q] - own_room
-                        if soft or excess <= 0.0:
-                            closed = value + max(excess, 0.0) - over_f
-                            if closed < best:
-                                b = held[q]
-                                if b < empty and here[f, b] >= home[f, b]:
-                                    closed += price
-                                if closed < best and (colocated or b == empty or here[f, b] == 0):
-                                    best, end, depth = closed, q, level
-                label[q] = value
+        hope = best + over_f + max((most - price if soft else 1.0) * (levels - 1 - level), 0.0)
+        if paths.lacks[f] == 0:
+            hope -= price
+        if level == 0:
+            lowest = _first_labels(row, roots, paths, ceiling, price, soft, colocated, hope)
+        else:
+            _minima(paths, level - 1, soft)
+            lowest = _next_labels(row, f, level, lowest, paths, ceiling, price, soft, colocated, hope)
         if lowest == np.inf:
             break
+        value, slot = _close(row, f, level, aim, paths, price, soft, colocated, best + over_f)
+        if slot >= 0:
+            best, end, depth = value - over_f, slot, level
     if end < 0:
         return best, 0
     for level in range(depth, -1, -1):
         cycle[level + 1] = end
         end = back[level, end]
-    cycle[0] = root
+    cycle[0] = end
     return best, depth + 2
+
+
+@kernel
+def _first_labels(row, roots, paths, ceiling, price, soft, colocated, hope):  # type: ignore[no-untyped-def]
+    """Fill the labels of the slots that the roots push out, if below ``hope``; returns the lowest."""
+    held, here, home, load = row.held, row.here, row.home, row.load
+    sizes, room, away, strays, lacks = paths.sizes, paths.room, paths.away, paths.strays, paths.lacks
+    label, back, origin, push = paths.label[0], paths.back[0], paths.origin[0], paths.push
+    low, high = paths.low[0], paths.high[0]
+    number = roots.size
+    k = held.size // load.size
+    empty = row.size.size - 1
+    f = roots[0] // k
+    enter = np.empty(number)
+    low[0] = high[number] = -1
+    lowest = np.inf
+    known = False
+    for h in range(load.size):
+        label[h * k : (h + 1) * k] = np.inf
+        over_h = over(load[h], ceiling)
+        if h == f or (not soft and lacks[h] == 0):
+            continue
+        if not known or lacks[h] > 0 or not colocated:
+            known = lacks[h] == 0
+            for i in range(number):
+                expert = held[roots[i]]
+                enter[i] = push[roots[i]]
+                if expert < empty:
+                    if here[h, expert] >= home[h, expert]:
+                        enter[i] = enter[i] + price if soft else np.inf
+                    if not colocated and here[h, expert] > 0:
+                        enter[i] = np.inf
+            least = np.inf
+            for i in range(number):
+                low[i + 1] = low[i]
+                if enter[i] < least:
+                    least, low[i + 1] = enter[i], i
+            cheapest = least
+            least = np.inf
+            for i in range(number - 1, -1, -1):
+                high[i] = high[i + 1]
+                if enter[i] + sizes[roots[i]] < least:
+                    least, high[i] = enter[i] + sizes[roots[i]], i
+        if cheapest - over_h - price * strays[h] >= hope:
+            continue
+        fitting = 0
+        for rank in range(h * k, (h + 1) * k):
+            q = paths.ranked[rank]
+            while fitting < number and sizes[roots[fitting]] <= room[q]:
+                fitting += 1
+            value, source = np.inf, -1
+            i = low[fitting]
+            if i >= 0 and held[roots[i]] != held[q]:
+                value, source = enter[i], roots[i]
+            i = high[fitting]
+            if soft and i >= 0 and held[roots[i]] != held[q] and enter[i] + sizes[roots[i]] - room[q] < value:
+                value, source = enter[i] + sizes[roots[i]] - room[q], roots[i]
+            value -= over_h + price * away[q]
+            if value < hope:
+                label[q], back[q], origin[q] = value, source, source
+                lowest = min(lowest, value)
+    return lowest
+
+
+@kernel
+def _next_labels(row, f, level, base, paths, ceiling, price, soft, colocated, hope):  # type: ignore[no-untyped-def]
+    """Fill the labels of a level from the level above, whose lowest is ``base``; returns the lowest."""
+    held, here, home, load = row.held, row.here, row.home, row.load
+    sizes, room, away, fits, gpu_of = paths.sizes, paths.room, paths.away, paths.fits, paths.gpu_of
+    label, above, back, origin = paths.label[level], paths.label[level - 1], paths.back, paths.origin
+    low, high = paths.low, paths.high
+    k = held.size // load.size
+    empty = row.size.size - 1
+    lowest = np.inf
+    for h in range(load.size):
+        label[h * k : (h + 1) * k] = np.inf
+        over_h = over(load[h], ceiling)
+        enter = base + (price if paths.lacks[h] == 0 else 0.0)
+        if h == f or enter - over_h - price * paths.strays[h] >= hope or (not soft and enter > -0.5):
+            continue
+        for q in range(h * k, (h + 1) * k):
+            value, source = np.inf, -1
+            fit = room[q]
+            if fits[q] < 0:
+                fits[q] = np.searchsorted(paths.rising, fit, side="right")
+            for side in range(4 if soft else 2):
+                if source >= 0 and side % 2 == 1:
+                    continue
+                p = low[side, fits[q]] if side < 2 else high[side - 2, fits[q]]
+                if p < 0:
+                    continue
+                reach = above[p] + max(sizes[p] - fit, 0.0)
+                c = held[p]
+                if reach >= value or c == held[q] or gpu_of[p] == h:
+                    continue
+                if level > 1 and not _avoids(back, gpu_of, level, p, h):
+                    continue
+                if c < empty:
+                    if not colocated and here[h, c] > 0:
+                        continue
+                    if here[h, c] >= home[h, c]:
+                        reach += price
+                if reach < value:
+                    value, source = reach, p
+            if not soft and value > -0.5:
+                continue
+            value -= over_h + price * away[q]
+            if value < hope:
+                label[q], back[level, q], origin[level, q] = value, source, origin[level - 1, source]
+                lowest = min(lowest, value)
+    return lowest
+
+
+@kernel
+def _close(row, f, level, aim, paths, price, soft, colocated, least):  # type: ignore[no-untyped-def]
+    """Cost and last slot of the cheapest way back to ``f`` from a level, if below ``least``."""
+    held, here, home, sizes, room = row.held, row.here[f], row.home[f], paths.sizes, paths.room
+    label, origin = paths.label[level], paths.origin[level]
+    empty = row.size.size - 1
+    end = -1
+    for q in range(held.size):
+        if label[q] == np.inf:
+            continue
+        left = room[origin[q]]
+        value = label[q]
+        if soft:
+            value += max(sizes[q] - left, 0.0) - max(aim - left, 0.0)
+        elif sizes[q] > left:
+            continue
+        if value >= least:
+            continue
+        b = held[q]
+        if b < empty:
+            if here[b] >= home[b]:
+                value += price
+            if not colocated and here[b] > 0:
+                continue
+        if value < least:
+            least, end = value, q
+    return least, end
 
 
 @kernel
@@ -297,6 +379,7 @@ def go_home(row, ceiling, levels, colocated, stop):  # type: ignore[no-untyped-d
     recount_loads(row)
     paths = new_paths(row, levels)
     survey(row, ceiling, paths)
+    root = np.empty(1, np.int64)
     waiting = slots
     p = 0
     while waiting > 0 and not raised(stop):
@@ -305,7 +388,8 @@ def go_home(row, ceiling, levels, colocated, stop):  # type: ignore[no-untyped-d
         if b < empty and here[f, b] > home[f, b]:
             changed = row.count[b] > 1 and _give_back(row, p, ceiling, colocated)
             if not changed:
-                _, length = cheapest_cycle(row, p, ceiling, paths, 1.0, False, colocated, -0.5, cycle)
+                root[0] = p
+                _, length = cheapest_cycle(row, root, 0.0, ceiling, paths, 1.0, False, colocated, -0.5, cycle)
                 turn(row, cycle, length)
                 changed = length > 0
             if changed:

@@ -22,6 +22,8 @@ from moeopt.balancers.repairing.kernels import (
 
 _LEAST_COST = -2
 
+_AIMS = 3
+
 
 @kernel
 def rates():  # type: ignore[no-untyped-def]
@@ -224,15 +226,17 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # typ
                 break
         if levels > 0:
             f = np.argmax(row.load)
-            for root in range(f * k, (f + 1) * k):
+            roots = paths.ranked[f * k : (f + 1) * k]
+            for aim in range(_AIMS):
                 if raised(stop):
                     break
-                least, n = cheapest_cycle(row, root, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
+                last = paths.rising[(2 * aim + 1) * slots // (2 * _AIMS)]
+                least, n = cheapest_cycle(row, roots, last, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
                 if n > 2:
                     spent = cycle_cost(row, trial, n)
                     removed = top * spent - least
                     if spent > 0 and removed > top * spent:
-                        top, slot, cost, length = removed / spent, root, spent, n
+                        top, slot, cost, length = removed / spent, trial[0], spent, n
                         cycle[:] = trial
         if slot < 0 or moves + cost > limit:
             break
