@@ -19,7 +19,7 @@ from moeopt.traces.recording import Recording
 from moeopt.traces.request import Request
 from moeopt.traces.trace import Trace
 
-NAME = re.compile(r"activation_counts_recordstep_([0-9]{1,15})_rank_([0-9]{1,9})\.txt(\.gz|\.zst)?")
+NAME = re.compile(r"activation_counts_recordstep_(0|[1-9][0-9]{0,14})_rank_(0|[1-9][0-9]{0,8})\.txt(\.gz|\.zst)?")
 
 
 def read_dumps(folder: Path, files: Sequence[Path], request: Request) -> Trace:
