@@ -162,7 +162,7 @@ def changed(folder, rank, change):
         (lambda dump: dump["records"][2]["global_physical_count"].fill_(-1), "record 2: layer 0, column 0: -1 is neg"),
         (
             lambda dump: dump["last_physical_to_logical_map"].fill_(0),
-            "forward pass 3 of .4, 8. layers and experts, other ranks have .4, 1.",
+            "record 0: .4, 8. layers and experts, other ranks have .4, 1.",
         ),
         (lambda dump: dump["last_physical_to_logical_map"].fill_(12), "names expert 12 with 12 slots"),
         (
