@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._arguments import shown
 from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.load import beyond_total
@@ -24,6 +25,7 @@ from moeopt.traces.slots import SlotMap
 from moeopt.traces.torch_file import load_pt
 from moeopt.traces.trace import Trace, narrowest, refuse_faults
 
+_MOST_RANKS = 2**16
 _MAP = "last_physical_to_logical_map"
 _NAME = re.compile(r"expert_distribution_recorder_[0-9.]+_([0-9]{1,9})\.pt(\.gz|\.zst)?")
 
@@ -163,8 +165,7 @@ class _File:
         self.slots = SlotMap(_MAP, phy2log)
         self._records = records
         known = [record if isinstance(record, dict) else {} for record in records]
-        ranks = [record.get("rank") for record in known]
-        self.ranks = {rank for rank in ranks if isinstance(rank, int) and 0 <= rank < 2**31}
+        self.ranks = {_rank(record, number) for number, record in enumerate(known) if "rank" in record}
         self._keys = [record.get("forward_pass_id") for record in known]
         self.ids_are_numbers = all(isinstance(key, int) for key in self._keys)
 
@@ -174,6 +175,13 @@ class _File:
             name = f"record {number}"
             counts = _slot_counts(record, self.slots.shape, name)
             yield name, key if isinstance(key, int | str) else ("record", number), counts
+
+
+def _rank(record: dict[Any, Any], number: int) -> int:
+    rank = record["rank"]
+    if type(rank) is not int or not 0 <= rank < _MOST_RANKS:
+        raise TraceError(f"record {number}: rank must be a number from 0 to {_MOST_RANKS - 1}, got {shown(rank)}")
+    return rank
 
 
 def _slot_counts(record: Any, shape: tuple[int, int], name: str) -> NDArray[Any]:

@@ -285,3 +285,14 @@ def test_names_of_tensors_reach_messages_short_and_escaped(tmp_path):
 def test_a_folder_that_claims_much_is_refused_before_memory_is_taken(tmp_path):
     trtllm_ranks(tmp_path, meta={"num_experts": 10**9})
     refused(read_trace, tmp_path, r"the folder has shape \[5, 3, 1000000000\]; at most 536870912 numbers")
+
+
+def test_a_rank_of_billions_names_no_billions_of_missing_ones(tmp_path):
+    trtllm_ranks(tmp_path)
+    (tmp_path / "rank999999999.safetensors").write_bytes((tmp_path / "rank1.safetensors").read_bytes())
+    refused(read_trace, tmp_path, "the files of ranks 3, 4, 5, .* are missing, those of ranks 0, 1, 2, 999999999 are")
+    record = {"forward_pass_id": 1, "rank": 2**16 - 1, "global_physical_count": torch.ones(2, 3)}
+    (tmp_path / "file").write_bytes(
+        saved({"records": [record], "last_physical_to_logical_map": torch.ones(2, 3).long()})
+    )
+    refused(read_trace, tmp_path / "file", r"share of rank 65535 only.*: ranks 0, 1, .*, \.\.\. and perhaps")
