@@ -92,7 +92,7 @@ class LoadMatrix(ArrayFields):
             raise InputError(f"steps must be [steps, {layers}, {experts}], got shape {steps.shape}")
         if not np.all(np.isfinite(steps)) or (steps < 0).any():
             raise InputError("steps must be finite and >= 0")
-        total = steps.sum(axis=0, dtype=float if steps.dtype.kind == "f" else np.int64)  # large traces are narrow
+        total = steps.sum(axis=0)
         wrong = total != self.values if self.is_integer else ~np.isclose(total, self.values, rtol=1e-9, atol=0)
         if wrong.any():
             layer, expert = (int(i) for i in np.argwhere(wrong)[0])
