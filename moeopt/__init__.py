@@ -12,11 +12,14 @@ from moeopt.errors import (
     TraceError,
     UnsupportedError,
 )
+from moeopt.foreign import from_rebalance_experts
 from moeopt.front import MovesFront, moves_front
 from moeopt.load import LoadMatrix
 from moeopt.migration import migration_rounds, migration_senders
 from moeopt.placement import Placement
+from moeopt.policies import Policy
 from moeopt.problem import PlacementProblem
+from moeopt.replay import replay
 from moeopt.solution import Solution, SolveStatus, Stop, gap_to_bound
 from moeopt.verify import verify, verify_bound
 
@@ -31,17 +34,20 @@ __all__ = [
     "Placement",
     "PlacementError",
     "PlacementProblem",
+    "Policy",
     "Solution",
     "SolveStatus",
     "Stop",
     "TraceError",
     "UnsupportedError",
     "compare",
+    "from_rebalance_experts",
     "gap_to_bound",
     "migration_rounds",
     "migration_senders",
     "moves_front",
     "rebalance_experts",
+    "replay",
     "verify",
     "verify_bound",
 ]

@@ -6,14 +6,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 """In a checkout only: the benchmark compares with the plain versions among its tests."""
+
+ENGINE_HELP = "What loads it: sglang, vllm, vllm-jsonl, trtllm, ascend, omni; or npz, csv."
+MODEL_LAYERS_HELP = "Layers of the model, dense ones too. [default: up to the last one that is there]"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -43,7 +47,9 @@ def gap_report(
     slots: Annotated[str | None, Option(help="List of total slots; all combinations that divide are run.")] = None,
     nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
     groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
-    methods: Annotated[str | None, Option(help="List of methods. [default: balancers, one exact method]")] = None,
+    methods: Annotated[
+        str | None, Option(help="List of methods, or FILE.py:FUNCTION. [default: balancers, one exact method]")
+    ] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
     time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 60 per setting]")] = None,
     jobs: Annotated[int | None, Option(help="Layers solved at a time on this machine. [default: 1]")] = None,
@@ -72,6 +78,127 @@ def gap_report(
         repeats=repeats, reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
         reference_trace=reference_trace, expert_bytes=expert_bytes, moves_bound=moves_bound,
     )  # fmt: skip
+
+
+@app.command()
+def replay(
+    context: typer.Context,
+    trace: Annotated[str | None, Option(help="Loads of many steps in time order. [default: generated]")] = None,
+    gpus: Annotated[int, Option(help="GPUs.")] = 8,
+    slots: Annotated[int | None, Option(help="Slots on all GPUs. [default: an eighth more than experts]")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
+    policy: Annotated[
+        list[str] | None, Option(help="A policy, repeatable, e.g. 'eplb every=16 window=64 moves=2 trigger=0.02'.")
+    ] = None,
+    every: Annotated[str | None, Option(help="Steps between plans of the usual policies, e.g. 16,64.")] = None,
+    window: Annotated[int | None, Option(help="Steps that their plans see. [default: the warm-up's]")] = None,
+    warmup: Annotated[int | None, Option(help="Steps before those that count. [default: a quarter, <= 32]")] = None,
+    dispatch: Annotated[str, Option(help="How tokens find a copy: even, random, local, optimal.")] = "even",
+    move_price: Annotated[float | None, Option(help="Price of a move in balanced layer-steps.")] = None,
+    expert_bytes: Annotated[float | None, Option(help="Bytes of one expert in one layer; with the next two.")] = None,
+    bandwidth: Annotated[float | None, Option(help="Bytes per second at which experts move.")] = None,
+    layer_step_seconds: Annotated[float | None, Option(help="Seconds of a layer's experts per balanced step.")] = None,
+    charge_planning: Annotated[bool, Option("--charge-planning", help="Charge the seconds of planning too.")] = False,
+    competition: Annotated[bool, Option("--competition", help="Add the published competition's score.")] = False,
+    seed: Annotated[int, Option(help="Seed of the generated trace.")] = 0,
+    out: Annotated[Path, Option(help="Folder for the page and its pictures.")] = Path("replay"),
+    quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+) -> None:
+    """Is rebalancing worth it? Run policies over recorded steps, every plan judged on the steps after it."""
+    from moeopt.policies import METHODS
+    from moeopt.report.replay_report import replay_report
+    from moeopt.report.settings import numbers
+
+    replay_report(
+        METHODS, trace=trace, gpus=gpus, slots=slots, nodes=nodes, groups=groups, layers=layers,
+        policy=policy or (), every=numbers("every", every), window=window, warmup=warmup, dispatch=dispatch,
+        move_price=move_price, expert_bytes=expert_bytes, bandwidth=bandwidth, layer_step_seconds=layer_step_seconds,
+        charge_planning=charge_planning, competition=competition, seed=seed, out=out, quiet=quiet, command=context.obj,
+    )  # fmt: skip
+
+
+@app.command()
+def plan(
+    trace: Annotated[str, Option(help="Recorded loads.")],
+    gpus: Annotated[int, Option(help="GPUs.")],
+    engine: Annotated[str, Option(help=ENGINE_HELP)],
+    out: Annotated[Path, Option(help="File to write.")],
+    slots: Annotated[int | None, Option(help="Total slots. [default: the fewest that hold all experts]")] = None,
+    model_layers: Annotated[int | None, Option(help=MODEL_LAYERS_HELP)] = None,
+    layer_ids: Annotated[str | None, Option(help="The model's own numbers of the trace's layers, e.g. 3-60.")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    reference: Annotated[str | None, Option(help="File with the placement in force.")] = None,
+    expert_bytes: Annotated[int | None, Option(help="Bytes of one expert in one layer, to tell moves in GB.")] = None,
+    within: Annotated[float | None, Option(help="Fewest moves within this share of the best, e.g. 0.01.")] = None,
+    max_moves: Annotated[int | None, Option(help="The best with at most so many moves per layer.")] = None,
+    method: Annotated[str, Option(help="Any method, or FILE.py:FUNCTION.")] = "search",
+    time_limit: Annotated[float, Option(help="Seconds per layer of an exact method.")] = 2.0,
+) -> None:
+    """Plan a placement for recorded loads and write the file that an engine loads."""
+    from moeopt.balancers import BALANCERS
+    from moeopt.commands import plan_file
+    from moeopt.picking import pick_methods
+    from moeopt.report.settings import ranges
+    from solvers import SOLVERS
+
+    exact = {name: partial(solver, time_limit=time_limit) for name, solver in SOLVERS.items()}
+    (picked,) = pick_methods([method], {**BALANCERS, **exact}, argument="method")
+    told = plan_file(
+        trace, out, engine, gpus, slots, method=next(iter(picked.values())), layer_ids=ranges("layer_ids", layer_ids),
+        model_layers=model_layers, nodes=nodes, groups=groups, reference=reference, expert_bytes=expert_bytes,
+        within=within, max_moves=max_moves,
+    )  # fmt: skip
+    print(told)
+
+
+@app.command()
+def convert(
+    file: Annotated[str, Argument(help="A placement or loads, of any format that can be read.")],
+    out: Annotated[Path, Argument(help="File to write.")],
+    engine: Annotated[str | None, Option(help=ENGINE_HELP)] = None,
+    loads: Annotated[str | None, Option(help="Write loads instead: json, npy or npz.")] = None,
+    experts: Annotated[int | None, Option(help="Experts per layer, of a placement.")] = None,
+    gpus: Annotated[int | None, Option(help="GPUs, of a placement.")] = None,
+    layer_ids: Annotated[str | None, Option(help="The model's own numbers of the layers, e.g. 3-60.")] = None,
+    model_layers: Annotated[int | None, Option(help=MODEL_LAYERS_HELP)] = None,
+    trace: Annotated[str | None, Option(help="Loads by which empty slots are filled with copies.")] = None,
+) -> None:
+    """Write a placement or loads in another format."""
+    from moeopt.commands import convert_file
+    from moeopt.report.settings import ranges
+
+    told = convert_file(
+        file, out, engine=engine, loads=loads, experts=experts, gpus=gpus, model_layers=model_layers, trace=trace,
+        layer_ids=ranges("layer_ids", layer_ids),
+    )  # fmt: skip
+    print(told)
+
+
+@app.command()
+def check(
+    file: Annotated[str, Argument(help="A placement, of any format that can be read.")],
+    trace: Annotated[str, Option(help="Recorded loads.")],
+    gpus: Annotated[int, Option(help="GPUs.")],
+    engine: Annotated[str | None, Option(help="Check that this engine can load it, too.")] = None,
+    layer_ids: Annotated[str | None, Option(help="The model's own numbers of the trace's layers, e.g. 3-60.")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    exact: Annotated[bool, Option("--exact", help="Prove the best possible by exact methods.")] = False,
+    time_limit: Annotated[float, Option(help="Seconds per layer of --exact.")] = 2.0,
+) -> None:
+    """Check a placement from elsewhere: valid, how balanced, how far from the best possible."""
+    from moeopt.commands import check_file
+    from moeopt.report.settings import ranges
+    from solvers import SOLVERS
+
+    told = check_file(
+        file, trace, gpus, engine=engine, layer_ids=ranges("layer_ids", layer_ids), nodes=nodes, groups=groups,
+        solver=partial(SOLVERS["solve"], time_limit=time_limit) if exact else None,
+    )  # fmt: skip
+    print(told)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -12,6 +12,7 @@ from pathlib import Path
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError, VerificationError
+from moeopt.picking import pick_methods
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.certificates import certify
@@ -94,7 +95,8 @@ def gap_report(
     nodes, groups
         Expert groups that live wholly on one node (both or neither).
     methods
-        Names of balancers and solvers; all balancers and one exact method if None.
+        Names of balancers and solvers, or ``path/to/file.py:function`` (see ``moeopt.picking.method_from_file``);
+        all balancers and one exact method if None.
     layers
         Layers by the trace's own ids, such as ``"3-10,17"``.
     time_limit
@@ -190,13 +192,8 @@ def _pick_methods(
 ) -> tuple[dict[str, Method], dict[str, Solver]]:
     if names is None:
         names = [*balancers, *[name for name in EXACT_CHOICE if name in solvers][:1]]
-    for name in names:
-        if name not in balancers and name not in solvers:
-            raise InputError(f"methods {name!r} is unknown; there are {', '.join([*balancers, *solvers])}")
-    return (
-        {name: balancers[name] for name in names if name in balancers},
-        {name: solvers[name] for name in names if name in solvers},
-    )
+    heuristics, exact = pick_methods(names, balancers, solvers)
+    return heuristics, exact
 
 
 def _pose(

@@ -26,6 +26,7 @@ from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError
 from moeopt.load import LoadMatrix
+from moeopt.picking import pick_methods
 from moeopt.report.files import check_folder
 from moeopt.report.machine import this_machine, versions
 from moeopt.report.settings import distinct, names, pick_layers, pose, title
@@ -53,7 +54,7 @@ def benchmark(
     context: typer.Context,
     trace: Annotated[list[str] | None, Option(help="Recorded loads, repeatable. [default: two generated]")] = None,
     settings: Annotated[str | None, Option(help="List of GPUs/slots, e.g. 8/256,32/288.")] = None,
-    methods: Annotated[str | None, Option(help="List of balancers. [default: all]")] = None,
+    methods: Annotated[str | None, Option(help="List of balancers, or FILE.py:FUNCTION. [default: all]")] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
     repeats: Annotated[int, Option(help="Timed rounds of the balancers.")] = 9,
     exact: Annotated[bool, Option(help="Prove optima with solvers.solve, which takes longest.")] = True,
@@ -73,7 +74,7 @@ def benchmark(
         raise InputError(f"time_limit must be a number of seconds > 0, got {time_limit}")
     if out is not None:
         check_folder(out)
-    chosen = {name: BALANCERS[name] for name in known_methods(methods)}
+    (chosen,) = pick_methods(names("methods", methods) or BALANCERS, BALANCERS)
     wanted = None if settings is None else shapes(settings)
     if quick:
         repeats, time_limit = 2, 1.0
@@ -129,14 +130,6 @@ def benchmark(
         write_whole(out / "figures" / "performance" / name, picture)
     write_whole(out / "performance.md", text)
     tell(f"written: {out / 'performance.md'}")
-
-
-def known_methods(text: str | None) -> tuple[str, ...]:
-    """Read a list of balancers; all of them without one."""
-    chosen = names("methods", text) or tuple(BALANCERS)
-    if unknown := [name for name in chosen if name not in BALANCERS]:
-        raise InputError(f"methods {unknown[0]!r} is unknown; there are {', '.join(BALANCERS)}")
-    return chosen
 
 
 def growth_shapes(quick: bool) -> dict[str, list[tuple[int, int, int]]]:

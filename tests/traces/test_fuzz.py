@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moeopt.errors import TraceError
+from moeopt.placement import Placement
 from moeopt.traces import read_gpu_load_csv, read_placement, read_trace
+from moeopt.traces.placement_trtllm import trtllm_yaml
+from moeopt.traces.placement_vllm import vllm_jsonl
 from tests.traces.engines import (
     json_lines,
     omni_dumps,
@@ -69,10 +72,13 @@ PLACEMENTS = {
     "omni": saved(np.save, np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 1], [1, 1, 0]]], dtype=np.uint8)),
     "npz": saved(np.savez, phy2log=MAP, num_experts=3, num_gpus=2),
     "pt": saved(torch.save, {"physical_to_logical_map": torch.tensor(MAP)}),
+    "vLLM record": vllm_jsonl(Placement(MAP, 3, 2), (0, 1), 2).encode(),
+    "TensorRT-LLM": trtllm_yaml(Placement(MAP, 3, 2), (3, 4), 5).encode(),
 }
 TOKENS = [
     b"", b"\n", b"\r", b"\0", b",", b"[", b"]", b"{", b"}", b'"', b":", b"-", b"1e999", b"1e-310", b"NaN", b"Infinity",
     b"null", b"true", b"9007199254740993", b"9" * 400, b"9" * 5000, b"\x1b[31m", "‮\u2028".encode(), b'"\\ud800"',
+    b"&a", b"*a", b"<<: ", b"!!python/object/apply:os.system", b"- ", b"%YAML",
     b"\xff\xfe", b"nan" + b"1" * 900, b"0" * 3000, b"x" * 3000, b"(10**9,)", b"99999", b"False", b"<f8", b"|O8",
     b"\x93NUMPY", b"PK\x05\x06", b"\x80\x02", b"\xd9\xa3", b"_", b"logical_count", b"(", b".", b"R", b"\x94",
     b"record_type", b"routed_experts", b"load_history", b"p2l_map", b"eplb_load_meta", b"\x1f\x8b", b"\x28\xb5\x2f\xfd",
