@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,7 +235,7 @@ def _numbered(trace: Trace, layer_ids: Sequence[int] | None) -> Trace:
         return trace
     if len(layer_ids) != trace.num_layers:
         raise InputError(f"layer_ids names {len(layer_ids)} layers, and {trace.source} has {trace.num_layers}")
-    return Trace(trace.windows, tuple(layer_ids), trace.source, trace.sha256)
+    return replace(trace, layer_ids=tuple(layer_ids))
 
 
 def _nodes_and_groups(nodes: int | None, groups: int | None) -> tuple[int, int]:
