@@ -17,7 +17,9 @@ from moeopt.front import MovesFront, moves_front
 from moeopt.load import LoadMatrix
 from moeopt.migration import migration_rounds, migration_senders
 from moeopt.placement import Placement
+from moeopt.policies import Policy
 from moeopt.problem import PlacementProblem
+from moeopt.replay import replay
 from moeopt.solution import Solution, SolveStatus, Stop, gap_to_bound
 from moeopt.verify import verify, verify_bound
 
@@ -32,6 +34,7 @@ __all__ = [
     "Placement",
     "PlacementError",
     "PlacementProblem",
+    "Policy",
     "Solution",
     "SolveStatus",
     "Stop",
@@ -44,6 +47,7 @@ __all__ = [
     "migration_senders",
     "moves_front",
     "rebalance_experts",
+    "replay",
     "verify",
     "verify_bound",
 ]

@@ -81,6 +81,45 @@ def gap_report(
 
 
 @app.command()
+def replay(
+    context: typer.Context,
+    trace: Annotated[str | None, Option(help="Loads of many steps in time order. [default: generated]")] = None,
+    gpus: Annotated[int, Option(help="GPUs.")] = 8,
+    slots: Annotated[int | None, Option(help="Slots on all GPUs. [default: an eighth more than experts]")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
+    policy: Annotated[
+        list[str] | None, Option(help="A policy, repeatable, e.g. 'eplb every=16 window=64 moves=2 trigger=0.02'.")
+    ] = None,
+    every: Annotated[str | None, Option(help="Steps between plans of the usual policies, e.g. 16,64.")] = None,
+    window: Annotated[int | None, Option(help="Steps that their plans see. [default: the warm-up's]")] = None,
+    warmup: Annotated[int | None, Option(help="Steps before those that count. [default: a quarter, <= 32]")] = None,
+    dispatch: Annotated[str, Option(help="How tokens find a copy: even, random, local, optimal.")] = "even",
+    move_price: Annotated[float | None, Option(help="Price of a move in balanced layer-steps.")] = None,
+    expert_bytes: Annotated[float | None, Option(help="Bytes of one expert in one layer; with the next two.")] = None,
+    bandwidth: Annotated[float | None, Option(help="Bytes per second at which experts move.")] = None,
+    layer_step_seconds: Annotated[float | None, Option(help="Seconds of a layer's experts per balanced step.")] = None,
+    charge_planning: Annotated[bool, Option("--charge-planning", help="Charge the seconds of planning too.")] = False,
+    competition: Annotated[bool, Option("--competition", help="Add the published competition's score.")] = False,
+    seed: Annotated[int, Option(help="Seed of the generated trace.")] = 0,
+    out: Annotated[Path, Option(help="Folder for the page and its pictures.")] = Path("replay"),
+    quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+) -> None:
+    """Is rebalancing worth it? Run policies over recorded steps, every plan judged on the steps after it."""
+    from moeopt.policies import METHODS
+    from moeopt.report.replay_report import replay_report
+    from moeopt.report.settings import numbers
+
+    replay_report(
+        METHODS, trace=trace, gpus=gpus, slots=slots, nodes=nodes, groups=groups, layers=layers,
+        policy=policy or (), every=numbers("every", every), window=window, warmup=warmup, dispatch=dispatch,
+        move_price=move_price, expert_bytes=expert_bytes, bandwidth=bandwidth, layer_step_seconds=layer_step_seconds,
+        charge_planning=charge_planning, competition=competition, seed=seed, out=out, quiet=quiet, command=context.obj,
+    )  # fmt: skip
+
+
+@app.command()
 def plan(
     trace: Annotated[str, Option(help="Recorded loads.")],
     gpus: Annotated[int, Option(help="GPUs.")],

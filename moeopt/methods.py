@@ -60,3 +60,8 @@ def made_for(problem: PlacementProblem, slots_per_gpu: int) -> str:
     if problem.max_moves is not None or problem.objective == "moves":
         return "neither limits nor minimises moves: leave max_moves and max_makespan out"
     return ""
+
+
+def even_split(problem: PlacementProblem) -> str:
+    """Reason of a method that proves what holds for equal shares only; "" where there is no other split."""
+    return "has every copy carry an equal share, and split='optimal'" if problem.splits else ""

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import _arguments
+from moeopt._arrays import to_numpy
+from moeopt.dispatch import DRAWS, fullest
 from moeopt.errors import InputError
-from moeopt.load import LoadMatrix, as_load
+from moeopt.load import MAX_TOTAL, LoadMatrix, as_load
 from moeopt.placement import Placement
+from moeopt.splitting import split_loads
 
 Floats = NDArray[np.float64]
 
@@ -21,8 +24,8 @@ FLOAT_SLACK = 1e-9
 def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
     """Load of every GPU, ``[layers, gpus]``, in tokens.
 
-    Every copy of an expert serves an equal share of its tokens (an assumption: engines pick a
-    copy at random or round-robin). O(layers * slots).
+    Every copy of an expert serves an equal share of its tokens (an assumption; ``dispatch_makespan``
+    knows other rules). O(layers * slots).
 
     Raises
     ------
@@ -30,15 +33,19 @@ def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
         If loads and placement differ in layers or experts.
     """
     load = as_load(load)
+    _same_shape(load, placement)
+    share = load.values / np.maximum(placement.replica_count, 1)
+    slot_load = np.take_along_axis(share, np.maximum(placement.phy2log, 0), axis=1)
+    slot_load[placement.phy2log < 0] = 0.0
+    return slot_load.reshape(placement.num_layers, placement.num_gpus, -1).sum(axis=2)
+
+
+def _same_shape(load: LoadMatrix, placement: Placement) -> None:
     if (load.num_layers, load.num_experts) != (placement.num_layers, placement.num_experts):
         raise InputError(
             f"load is {load.num_layers} layers x {load.num_experts} experts, "
             f"placement is {placement.num_layers} x {placement.num_experts}"
         )
-    share = load.values / np.maximum(placement.replica_count, 1)
-    slot_load = np.take_along_axis(share, np.maximum(placement.phy2log, 0), axis=1)
-    slot_load[placement.phy2log < 0] = 0.0
-    return slot_load.reshape(placement.num_layers, placement.num_gpus, -1).sum(axis=2)
 
 
 def makespan(gpu_load: Floats) -> Floats:
@@ -74,32 +81,93 @@ def sigma(gpu_load: Floats) -> float:
     return float(normalised(gpu_load).std())
 
 
-def step_makespans(steps: Any, placement: Placement) -> Floats:
-    """Load of the fullest GPU in every step, ``[steps, layers]``, in tokens, copies sharing evenly.
+def split_makespan(load: LoadMatrix | Any, placement: Placement) -> Floats:
+    """Least load of the fullest GPU over all ways to split experts' tokens among their copies, ``[layers]``.
+
+    It is the largest of ``load(A) / number of GPUs that host A`` over all sets A of experts: a copy on another
+    GPU helps, a second one on the same GPU does not. For counts it is that quotient, correctly rounded (up to
+    1023 GPUs); other loads are right up to rounding. See ``moeopt.splitting``; microseconds per layer.
+
+    Raises
+    ------
+    InputError
+        If loads and placement differ in layers or experts.
+    """
+    return dispatch_makespan(load, placement, "optimal")
+
+
+def split_gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
+    """Load of every GPU, ``[layers, gpus]``, in one of the splits whose fullest GPU has ``split_makespan``.
+
+    Raises
+    ------
+    InputError
+        If loads and placement differ in layers or experts.
+    """
+    load = as_load(load)
+    _same_shape(load, placement)
+    return split_loads(load.values, placement)
+
+
+def dispatch_makespan(
+    load: LoadMatrix | Any, placement: Placement, dispatch: str = "even", *, draws: int = DRAWS, seed: int = 0
+) -> Floats:
+    """Load of the fullest GPU under a rule of dispatch, ``[layers]``, in tokens.
+
+    Parameters
+    ----------
+    dispatch
+        ``"even"``: every copy serves an equal share, the makespan of ``gpu_load``. ``"random"``: every token
+        picks one of the copies by chance; the mean over draws of the fullest GPU. ``"local"``: equally many
+        tokens come from every GPU, a GPU with a copy serves its own, and the other GPUs' are split evenly
+        among the copies. ``"optimal"``: the split with the least makespan, ``split_makespan``.
+    draws, seed
+        Of ``random``: how many multinomial draws, and where they begin. Equal seeds give equal results.
+
+    Raises
+    ------
+    InputError
+        If loads and placement differ in layers or experts, the rule is unknown, or it is ``random`` and the
+        loads are no counts.
+    """
+    load = as_load(load)
+    if dispatch == "even":
+        return makespan(gpu_load(load, placement))
+    _same_shape(load, placement)
+    return step_makespans(load.values[None], placement, dispatch, draws=draws, seed=seed)[0]
+
+
+def step_makespans(
+    steps: Any, placement: Placement, dispatch: str = "even", *, draws: int = DRAWS, seed: int = 0
+) -> Floats:
+    """Load of the fullest GPU in every step, ``[steps, layers]``, in tokens.
 
     Parameters
     ----------
     steps
         ``[steps, layers, experts]`` loads, as ``PlacementProblem.steps`` or ``Trace.windows``.
+    dispatch, draws, seed
+        As for ``dispatch_makespan``; the best split is found for every step by itself.
 
     Raises
     ------
     InputError
-        If steps and placement differ in layers or experts.
+        If steps and placement differ in layers or experts, a load is not between 0 and 2**53, the rule is
+        unknown, or it is ``random`` and the loads are no counts.
 
     Notes
     -----
-    O(steps * layers * gpus * experts), as one product of matrices per layer.
+    Even and local: O(steps * layers * gpus * experts), as one product of matrices per layer. Random:
+    O(steps * layers * draws * (gpus + copies of replicated experts)).
     """
-    steps = np.asarray(steps)
+    array = to_numpy("steps", steps)
     expected = (placement.num_layers, placement.num_experts)
-    if steps.ndim != 3 or steps.shape[1:] != expected:
-        raise InputError(f"steps must be [steps, {expected[0]}, {expected[1]}], got shape {steps.shape}")
-    fullest = np.empty(steps.shape[:2])
-    for layer in range(placement.num_layers):
-        shares = placement[layer].copies[0] / np.maximum(placement.replica_count[layer], 1)
-        fullest[:, layer] = (steps[:, layer].astype(float) @ shares.T).max(axis=1)
-    return fullest
+    if array.ndim != 3 or array.shape[1:] != expected:
+        raise InputError(f"steps must be [steps, {expected[0]}, {expected[1]}], got shape {array.shape}")
+    if not np.all((array >= 0) & (array <= MAX_TOTAL)):
+        raise InputError("steps must be loads from 0 to 2**53")
+    draws, seed = _arguments.integer("draws", draws, 1), _arguments.seed(seed)
+    return fullest(array, placement, dispatch, draws, seed)
 
 
 def step_means(steps: Any, num_gpus: int) -> Floats:

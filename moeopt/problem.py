@@ -15,13 +15,16 @@ from moeopt.errors import InputError, PlacementError
 from moeopt.load import LoadMatrix, as_load
 from moeopt.placement import Placement, as_placement
 
+SPLITS = ("even", "optimal")
+"""How the tokens of an expert may be shared among its copies."""
+
 
 @dataclass(frozen=True, eq=False)
 class PlacementProblem(ArrayFields):
     """Place every expert of every layer on GPUs so that the fullest GPU has the least load.
 
     Layers are independent. All variants are carried by this one type (see ``docs/problem.md``):
-    partition, replicated, hierarchical, move-limited, fewest moves, and the two switches.
+    partition, replicated, hierarchical, move-limited, fewest moves, optimal split, and the two switches.
 
     Parameters
     ----------
@@ -47,6 +50,9 @@ class PlacementProblem(ArrayFields):
     max_makespan
         Ceiling for the makespan, a number or ``[layers]``. With it the objective turns round:
         fewest moves from ``reference`` such that no GPU exceeds the ceiling.
+    split
+        How an expert's tokens are shared among its copies: ``"even"``, or ``"optimal"``, the way that makes
+        the fullest GPU's load least (``metrics.split_makespan``). The latter knows no limits of moves.
 
     Raises
     ------
@@ -70,6 +76,7 @@ class PlacementProblem(ArrayFields):
     reference: Placement | None = None
     max_moves: int | None = None
     max_makespan: NDArray[np.float64] | None = None
+    split: str = "even"
 
     if TYPE_CHECKING:  # what may be passed is wider than what is stored
 
@@ -85,6 +92,7 @@ class PlacementProblem(ArrayFields):
             reference: Any = None,
             max_moves: int | None = None,
             max_makespan: Any = None,
+            split: str = "even",
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -95,6 +103,10 @@ class PlacementProblem(ArrayFields):
             object.__setattr__(self, name, integer(name, getattr(self, name), minimum=1))
         self._check_shape()
         self._check_moves()
+        if self.split not in SPLITS:
+            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {shown(self.split)}")
+        if self.split == "optimal" and (self.max_moves is not None or self.max_makespan is not None):
+            raise InputError("split='optimal' neither limits nor minimises moves: leave max_moves and max_makespan out")
 
     def _check_shape(self) -> None:
         experts = self.num_experts
@@ -179,6 +191,16 @@ class PlacementProblem(ArrayFields):
     def objective(self) -> str:
         """``"makespan"``, or ``"moves"`` where ``max_makespan`` is given."""
         return "makespan" if self.max_makespan is None else "moves"
+
+    @property
+    def splits(self) -> bool:
+        """Whether tokens may go to any copy, and there are copies: else the split is even, whatever ``split`` says."""
+        return self.split == "optimal" and self.num_redundant > 0
+
+    def gpu_load(self, placement: Placement) -> NDArray[np.float64]:
+        """``[layers, gpus]`` load of every GPU under this problem's split; the fullest one's is the makespan."""
+        rule = metrics.split_gpu_load if self.splits else metrics.gpu_load
+        return rule(self.load, placement)
 
     @property
     def ceiling(self) -> NDArray[np.float64]:
@@ -283,7 +305,7 @@ class PlacementProblem(ArrayFields):
             rules.append(f"at most {self.max_moves} moves from the reference")
         lines.append("rules: " + "; ".join(rules))
         lines.append(
-            "objective: least load of the fullest GPU"
+            f"objective: least load of the fullest GPU{', tokens split among copies at best' * self.splits}"
             if self.objective == "makespan"
             else "objective: fewest moves from the reference within max_makespan"
         )

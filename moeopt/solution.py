@@ -146,10 +146,10 @@ class Solution(ArrayFields):
 
     @cached_property
     def gpu_load(self) -> NDArray[np.float64]:
-        """``[layers, gpus]`` load of every GPU in tokens; NaN without a placement."""
+        """``[layers, gpus]`` load of every GPU in tokens, under the problem's split; NaN without a placement."""
         load = np.full((self.num_layers, self.problem.num_gpus), np.nan)
         if self.placement is not None:
-            load[self.solved] = metrics.gpu_load(self.problem.load[self.solved], self.placement[self.solved])
+            load[self.solved] = self.problem[self.solved].gpu_load(self.placement[self.solved])
         return frozen(load)
 
     @cached_property

@@ -138,10 +138,14 @@ def known_before(problem: PlacementProblem, hint: Hint | None, gap: float) -> So
 
 
 def as_solution(problem: PlacementProblem, hint: Hint) -> Solution:
-    """Return a hint as what it says about ``problem``; PlacementError if its placement is not feasible."""
+    """Return a hint as what it says about ``problem``; PlacementError if its placement is not feasible.
+
+    The bound of an even split says nothing about the optimal one.
+    """
     if not isinstance(hint, Solution):
         return Solution(problem, hint)
-    return Solution(problem, hint.placement, hint.bound)
+    believed = hint.problem.splits or not problem.splits
+    return Solution(problem, hint.placement, hint.bound if believed else None)
 
 
 def work(

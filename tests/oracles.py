@@ -128,9 +128,12 @@ def outcomes(problem):
     for gpus in every:
         if problem.hierarchical and not keeps_groups(problem, gpus):
             continue
-        count = Counter(e for gpu in gpus for e in gpu)
-        share = [w * unit // count[e] for e, w in enumerate(whole)]
-        makespan = max(sum(share[e] for e in gpu if e >= 0) for gpu in gpus)
+        if problem.split == "optimal":
+            makespan = plain_split(whole, gpus) * unit
+        else:
+            count = Counter(e for gpu in gpus for e in gpu)
+            share = [w * unit // count[e] for e, w in enumerate(whole)]
+            makespan = max(sum(share[e] for e in gpu if e >= 0) for gpu in gpus)
         moves = 0
         if reference is not None:
             pairs = zip(gpus, reference, strict=True)
@@ -147,3 +150,18 @@ def keeps_groups(problem, gpus):
         nodes[g // per_node].update(e // size for e in gpu if e >= 0)
     share = problem.num_groups // problem.num_nodes
     return all(len(node) == share for node in nodes) and len(set().union(*nodes)) == problem.num_groups
+
+
+def plain_split(loads, gpus):
+    """Least makespan when tokens go to any copy: the largest load of a set of experts per GPU that hosts it.
+
+    ``gpus`` are the contents of all GPUs, -1 = empty; over all sets of the experts hosted, exact for whole loads.
+    """
+    hosts = {e: {g for g, gpu in enumerate(gpus) if e in gpu} for gpu in gpus for e in gpu if e >= 0}
+    sets = [(0, frozenset())]
+    for e, where in hosts.items():
+        sets += [(load + loads[e], known | where) for load, known in sets]
+    heaviest = {}  # by number of GPUs
+    for load, where in sets:
+        heaviest[len(where)] = max(load, heaviest.get(len(where), 0))
+    return max((Fraction(load) / gpus for gpus, load in heaviest.items() if gpus), default=Fraction(0))

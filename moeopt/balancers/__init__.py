@@ -10,6 +10,7 @@ from moeopt.balancers.local_search import local_search
 from moeopt.balancers.minimize_moves import minimize_moves
 from moeopt.balancers.relabel import relabel
 from moeopt.balancers.repair import repair, repaired
+from moeopt.balancers.scenario_search import scenario_search
 from moeopt.balancers.search import quick_search, search
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -23,6 +24,7 @@ BALANCERS: dict[str, Callable[[PlacementProblem], Placement]] = {
     "relabel": relabel,
     "local_search": local_search,
     "search": search,
+    "scenario_search": scenario_search,
 }
 """Every balancer of a problem without limits by name, in the order of reports; ``repair`` is the one for limits."""
 
@@ -38,5 +40,6 @@ __all__ = [
     "relabel",
     "repair",
     "repaired",
+    "scenario_search",
     "search",
 ]

@@ -23,6 +23,7 @@ from moeopt.bounds.moves import (
     regrouping_needed,
 )
 from moeopt.bounds.partition import certified_hottest_gpus, hot_on_few_gpus, hottest_experts, hottest_gpus
+from moeopt.bounds.steps import steps_bound
 from moeopt.problem import PlacementProblem
 
 BOUNDS: dict[str, Callable[[PlacementProblem], Floats]] = {
@@ -80,4 +81,5 @@ __all__ = [
     "moves_needed",
     "node_load",
     "regrouping_needed",
+    "steps_bound",
 ]

@@ -65,6 +65,14 @@ def ranges(name: str, text: str | None) -> tuple[int, ...] | None:
 def pick_layers(load: LoadMatrix, text: str | None) -> LoadMatrix:
     """Keep the layers that ``"0-3,7"`` names by the trace's own ids; None keeps all.
 
+    See :func:`layer_rows` for what is raised.
+    """
+    return load if text is None else load[layer_rows(load.layer_ids, load.source, text)]
+
+
+def layer_rows(layer_ids: Sequence[int], source: str, text: str) -> list[int]:
+    """Return the rows of the layers that ``"0-3,7"`` names by their ids.
+
     A range picks the layers present in it, since dense layers have no ids here; a part that
     picks nothing is an error.
 
@@ -73,21 +81,16 @@ def pick_layers(load: LoadMatrix, text: str | None) -> LoadMatrix:
     InputError
         For text that is not such a list, and for a part without a layer in the trace.
     """
-    if text is None:
-        return load
     picked: set[int] = set()
     for part in (part.strip() for part in text.split(",")):
         ends = part.split("-")
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends):
             raise InputError(f"layers must be layer ids and ranges such as 0-3,7, got {text!r}")
-        found = [i for i, layer in enumerate(load.layer_ids) if int(ends[0]) <= layer <= int(ends[-1])]
+        found = [i for i, layer in enumerate(layer_ids) if int(ends[0]) <= layer <= int(ends[-1])]
         if not found:
-            raise InputError(
-                f"layers {part} is not in {load.source}, whose layers are "
-                f"{min(load.layer_ids)} to {max(load.layer_ids)}"
-            )
+            raise InputError(f"layers {part} is not in {source}, whose layers are {min(layer_ids)} to {max(layer_ids)}")
         picked.update(found)
-    return load[sorted(picked)]
+    return sorted(picked)
 
 
 def distinct(sources: Iterable[str]) -> list[str]:

@@ -15,6 +15,7 @@ from moeopt.verify.configuration import configuration_lp
 from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
 from moeopt.verify.pairing import pairing_lp
+from moeopt.verify.split import split_makespan
 
 if TYPE_CHECKING:
     from moeopt.bounds import Bound
@@ -29,6 +30,9 @@ CHECKS = {
     "moves": {**moves.ON_MOVES, "copy_prices": copy_prices},
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
+
+EVEN_SPLIT = ("pairing_lp", "configuration_lp", "pairing_cpsat")
+"""Methods whose proofs have every copy carry an equal share."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)
 """Relative distance that a rounded number (makespan, ceiling, gap) may have from the exact one."""
@@ -203,6 +207,8 @@ def _placed(layer: ExactLayer, slots: list[int]) -> tuple[list[dict[int, int]], 
         raise Rejected(f"expert {copies.index(0)} has no slot")
     if layer.num_nodes > 1:
         _groups(layer, gpus)
+    if layer.splits:
+        return gpus, split_makespan(layer.loads, gpus)
     unit = math.lcm(*set(copies))
     fullest = max(sum(count * layer.loads[e] * (unit // copies[e]) for e, count in held.items()) for held in gpus)
     return gpus, Fraction(fullest, unit)
@@ -262,6 +268,8 @@ def _bound(layer: ExactLayer, solution: Solution, i: int, objective: Fraction | 
     if not isinstance(certificate, dict) or not isinstance(certificate.get("method"), str):
         raise Rejected("the certificate is not a dict that names its method")
     method = certificate["method"]
+    if layer.splits and method in EVEN_SPLIT:
+        raise Rejected(f"{method!r} proves nothing where tokens may go to any copy")
     if method in CHECKS[layer.objective]:
         units = layer.scale if layer.objective == "makespan" else 1
         CHECKS[layer.objective][method](layer, value * units, certificate)

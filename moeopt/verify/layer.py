@@ -38,6 +38,8 @@ class ExactLayer:
         ``[gpus]`` copies of every expert in the placement that moves count from, as dicts; or None.
     max_moves, ceiling
         The problem's limits; None = none. With a ceiling the objective is moves.
+    splits
+        Whether an expert's tokens may go to any of its copies; else every copy has an equal share.
     """
 
     loads: list[int]
@@ -51,6 +53,7 @@ class ExactLayer:
     reference: list[dict[int, int]] | None
     max_moves: int | None
     ceiling: Fraction | None
+    splits: bool
 
     @property
     def objective(self) -> str:
@@ -100,6 +103,7 @@ def exact_layer(problem: PlacementProblem, layer: int) -> ExactLayer:
         reference=reference,
         max_moves=problem.max_moves,
         ceiling=None if problem.max_makespan is None else Fraction(problem.highest_makespan.tolist()[layer]),
+        splits=problem.split == "optimal" and problem.num_slots > len(loads),
     )
 
 

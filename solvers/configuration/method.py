@@ -13,7 +13,7 @@ from moeopt._stop import stoppable
 from moeopt.balancers.triples import pack_triples
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, UnsupportedError
-from moeopt.methods import made_for, refuses
+from moeopt.methods import even_split, made_for, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.replication import replicate
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
@@ -111,7 +111,7 @@ def _pairs(problem: PlacementProblem) -> int:
 
 
 def _reason(problem: PlacementProblem) -> str:
-    return made_for(problem, 3)
+    return made_for(problem, 3) or even_split(problem)
 
 
 @refuses(_reason)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moeopt._stop import stoppable
 from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan
 from moeopt.bounds import Bound, Certificate
-from moeopt.methods import made_for, refuses
+from moeopt.methods import even_split, made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
@@ -62,7 +62,7 @@ _STALLED = 0.9
 
 
 def _reason(problem: PlacementProblem) -> str:
-    other = made_for(problem, 2)
+    other = made_for(problem, 2) or even_split(problem)
     if other:
         return other
     if problem.num_experts * problem.max_replicas > MAX_COLUMNS:

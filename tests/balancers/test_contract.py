@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from moeopt import InputError, Placement, PlacementError, PlacementProblem, UnsupportedError, metrics
-from moeopt.balancers import BALANCERS, contiguous, local_search, minimize_moves, relabel, search
+from moeopt.balancers import (
+    BALANCERS,
+    contiguous,
+    local_search,
+    minimize_moves,
+    relabel,
+    scenario_search,
+    search,
+)
 from moeopt.balancers.pairing import pairing
 from moeopt.errors import NoPlacementError
 from moeopt.methods import refusal
@@ -17,7 +25,13 @@ from tests.instances import EPLB_README, INSTANCES
 RELATIVE = 1e-9
 
 EVERY = BALANCERS | {"pairing": pairing}
-STARTING = {"local_search": local_search, "minimize_moves": minimize_moves, "relabel": relabel, "search": search}
+STARTING = {
+    "local_search": local_search,
+    "minimize_moves": minimize_moves,
+    "relabel": relabel,
+    "search": search,
+    "scenario_search": scenario_search,
+}
 
 
 def answer(balancer, problem):

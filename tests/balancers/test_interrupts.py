@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import numpy as np
 from moeopt import PlacementProblem
-from moeopt.balancers import contiguous, local_search, minimize_moves, search
+from moeopt.balancers import contiguous, local_search, minimize_moves, scenario_search, search
 from moeopt.balancers.pairing import pairing
+from moeopt.traces import Trace
 
 loads = np.random.default_rng(0).lognormal(6, 1, 20_000).round()
 
@@ -26,6 +27,11 @@ def problem(experts, gpus, slots, **rules):
 def searched(*shape, **rules):
     small, target = problem(*shape, **rules), 0.0
     return lambda: search(small, budget=BUDGET, target=target)
+
+windows = np.random.default_rng(1).poisson(40, (64, 2, 256))
+
+def stepped(**limits):
+    return PlacementProblem(Trace(windows), 32, 288, **limits)
 
 layers = PlacementProblem(loads[:16_000].reshape(64, 250), 25)
 wide, many = problem(200, 100, 200), problem(80, 20, 160)
@@ -38,6 +44,10 @@ CALLS = {
     "search, levelled": searched(10_000, 1000, 12_000),
     "search, nodes": searched(256, 32, 288, num_nodes=4, num_groups=8),
     "search, many layers": lambda: search(layers, budget=BUDGET, target=0.0),
+    "scenario_search": lambda: scenario_search(stepped(), budget=BUDGET),
+    "scenario_search, moves": lambda: scenario_search(
+        stepped(reference=contiguous(stepped()), max_moves=40), budget=BUDGET
+    ),
     "pairing": lambda: pairing(problem(256, 144, 288), steps=STEPS),
     "local_search": lambda: local_search(wide, start=contiguous(wide)),
     "minimize_moves": lambda: minimize_moves(many, tolerance=1e9),
@@ -58,7 +68,7 @@ for _ in range(trials):
 CALLS = [
     *("search, two slots", "search, two slots, large", "search, three slots", "search, three slots, large"),
     *("search, nine slots", "search, levelled", "search, nodes", "search, many layers"),
-    *("pairing", "local_search", "minimize_moves"),
+    *("scenario_search", "scenario_search, moves", "pairing", "local_search", "minimize_moves"),
 ]
 
 
@@ -83,7 +93,7 @@ def interrupt(name, trials):
     assert message == ""
 
 
-@pytest.mark.parametrize("name", ["search, two slots", "search, nine slots", "local_search"])
+@pytest.mark.parametrize("name", ["search, two slots", "search, nine slots", "scenario_search", "local_search"])
 def test_a_call_ends_by_keyboard_interrupt_at_any_moment(name):
     interrupt(name, 5)
 
