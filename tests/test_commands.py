@@ -11,6 +11,7 @@ import yaml
 
 from moeopt import cli
 from moeopt.traces import Trace, read_placement, read_trace
+from tests.traces import engines
 
 LAYERS, DENSE, EXPERTS, GPUS, SLOTS = 6, 2, 16, 4, 20
 TRACE = Trace(np.random.default_rng(0).permuted([[[12] * 4 + [6] * 12] * (LAYERS - DENSE)] * 2, axis=2))
@@ -147,6 +148,27 @@ def test_empty_slots_are_filled_where_loads_are_given(there, capsys):
     full = read_placement(there / "full.json", EXPERTS, GPUS, layer_ids=range(2, 6))
     assert (full.phy2log[:, [*range(16), 18]] == [*range(16), 3]).all()
     (there / "full.json").unlink()
+
+
+def test_the_share_of_one_rank_is_planned_for_only_where_somebody_insists(there, capsys):
+    engines.sglang_ranks(there / "ranks")
+    alone = next(iter((there / "ranks").iterdir()))
+    options = ["--gpus", 2, "--engine", "vllm", "--out", "ranks.json"]
+    message = refused(["plan", "--trace", alone, *options], capsys)
+    assert "--single-rank" in message
+    assert run(["plan", "--trace", alone, *options, "--single-rank"]) == 0
+    assert run(["plan", "--trace", there / "ranks", *options]) == 0
+    assert run(["check", "ranks.json", "--trace", there / "ranks", "--gpus", 2]) == 0
+
+
+def test_routed_experts_are_converted_to_windows_of_loads(there, capsys):
+    ids = engines.routed(tokens=10)
+    np.save(there / "routed.npy", ids)
+    convert = ["convert", "routed.npy", "windows.npz", "--loads", "npz"]
+    assert run([*convert, "--routed-experts", "--experts", engines.EXPERTS, "--window-tokens", 4]) == 0
+    trace = read_trace(there / "windows.npz")
+    assert trace.num_windows == 3
+    assert np.array_equal(trace.total().values, engines.counted(ids))
 
 
 def test_a_method_from_a_file_plans(there, capsys):
