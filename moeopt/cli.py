@@ -23,6 +23,8 @@ MODEL_LAYERS_HELP = "Layers of the model, dense ones too. [default: up to the la
 RoutedExperts = Annotated[bool, Option("--routed-experts", help="Arrays are [tokens, layers, top_k] of experts.")]
 SingleRank = Annotated[bool, Option("--single-rank", help="Take what is there although files of other ranks are not.")]
 Experts = Annotated[int | None, Option(help="Experts per layer, which routed experts do not say.")]
+WindowTokens = Annotated[int | None, Option(help="Cut routed experts into windows of so many tokens.")]
+StepsPerWindow = Annotated[int | None, Option(help="Add up so many recorded steps to one window.")]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -67,6 +69,9 @@ def gap_report(
     out: Annotated[Path, Option(help="Folder for the report's files.")] = Path("report"),
     quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
     verify: Annotated[bool, Option("--verify", help="Check all placements and bounds in exact arithmetic.")] = False,
+    routed_experts: RoutedExperts = False,
+    experts: Experts = None,
+    single_rank: SingleRank = False,
 ) -> None:  # fmt: skip
     """Run every balancer beside exact methods and report the gap to a proven lower bound."""
     # Imported late, so that --help is quick and Ctrl-C during the imports is caught in main.
@@ -82,6 +87,7 @@ def gap_report(
         methods=names("methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, cluster=cluster,
         repeats=repeats, reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
         reference_trace=reference_trace, expert_bytes=expert_bytes, moves_bound=moves_bound,
+        reading={"routed_experts": routed_experts, "num_experts": experts, "single_rank": single_rank},
     )  # fmt: skip
 
 
@@ -110,6 +116,11 @@ def replay(
     seed: Annotated[int, Option(help="Seed of the generated trace.")] = 0,
     out: Annotated[Path, Option(help="Folder for the page and its pictures.")] = Path("replay"),
     quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+    routed_experts: RoutedExperts = False,
+    experts: Experts = None,
+    window_tokens: WindowTokens = None,
+    steps_per_window: StepsPerWindow = None,
+    single_rank: SingleRank = False,
 ) -> None:
     """Is rebalancing worth it? Run policies over recorded steps, every plan judged on the steps after it."""
     from moeopt.policies import METHODS
@@ -121,6 +132,10 @@ def replay(
         policy=policy or (), every=numbers("every", every), window=window, warmup=warmup, dispatch=dispatch,
         move_price=move_price, expert_bytes=expert_bytes, bandwidth=bandwidth, layer_step_seconds=layer_step_seconds,
         charge_planning=charge_planning, competition=competition, seed=seed, out=out, quiet=quiet, command=context.obj,
+        reading={
+            "routed_experts": routed_experts, "num_experts": experts, "window_tokens": window_tokens,
+            "steps_per_window": steps_per_window, "single_rank": single_rank,
+        },
     )  # fmt: skip
 
 
@@ -175,8 +190,8 @@ def convert(
     model_layers: Annotated[int | None, Option(help=MODEL_LAYERS_HELP)] = None,
     trace: Annotated[str | None, Option(help="Loads by which empty slots are filled with copies.")] = None,
     routed_experts: RoutedExperts = False,
-    window_tokens: Annotated[int | None, Option(help="Cut routed experts into windows of so many tokens.")] = None,
-    steps_per_window: Annotated[int | None, Option(help="Add up so many recorded steps to one window.")] = None,
+    window_tokens: WindowTokens = None,
+    steps_per_window: StepsPerWindow = None,
     single_rank: SingleRank = False,
 ) -> None:
     """Write a placement or loads in another format."""

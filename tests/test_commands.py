@@ -272,3 +272,14 @@ def test_the_script_is_the_same_command(there, capsys):
 
     assert main([str(value) for value in plan("loads.json", "vllm", "script.json")[1:]]) == 0
     assert "written: script.json, 4 layers" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_reports_and_replays_read_what_engines_record_too(there, capsys):
+    ids = engines.routed(tokens=40, layers=2)
+    np.save(there / "routed.npy", ids)
+    tokens = ["--trace", "routed.npy", "--routed-experts", "--experts", engines.EXPERTS, "--gpus", 2, "--quiet"]
+    assert run(["gap-report", *tokens, "--slots", 8, "--methods", "eplb", "--out", "report"]) == 0
+    assert (there / "report" / "run.json").is_file()
+    assert run(["replay", *tokens, "--window-tokens", 2, "--policy", "eplb every=4", "--out", "replay"]) == 0
+    assert list((there / "replay").iterdir())
