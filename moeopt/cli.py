@@ -192,6 +192,7 @@ def convert(
     routed_experts: RoutedExperts = False,
     window_tokens: WindowTokens = None,
     steps_per_window: StepsPerWindow = None,
+    max_bytes: Annotated[int | None, Option(help="The most bytes of loads, unpacked. [default: 4 GiB]")] = None,
     single_rank: SingleRank = False,
 ) -> None:
     """Write a placement or loads in another format."""
@@ -203,7 +204,7 @@ def convert(
         layer_ids=ranges("layer_ids", layer_ids),
         reading={
             "routed_experts": routed_experts, "num_experts": experts, "window_tokens": window_tokens,
-            "steps_per_window": steps_per_window, "single_rank": single_rank,
+            "steps_per_window": steps_per_window, "max_bytes": max_bytes, "single_rank": single_rank,
         },
     )  # fmt: skip
     print(told)
