@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moeopt._text import printable
 from moeopt.balancers.eplb import eplb
@@ -32,8 +33,10 @@ class Input:
     record: TraceRecord
 
 
-def read_inputs(paths: Sequence[str | os.PathLike[str]], layers: str | None, seed: int) -> list[Input]:
-    """Read every trace once; generate one where no path is given.
+def read_inputs(
+    paths: Sequence[str | os.PathLike[str]], layers: str | None, seed: int, reading: Mapping[str, Any]
+) -> list[Input]:
+    """Read every trace once, with options of ``read_trace``; generate one where no path is given.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def read_inputs(paths: Sequence[str | os.PathLike[str]], layers: str | None, see
         TraceError for an unusable trace; names ``layers`` that are not there.
     """
     if paths:
-        traces = [read_trace(path) for path in paths]
+        traces = [read_trace(path, **reading) for path in paths]
         origins = [printable(Path(path).name, 80) for path in paths]
         hashes = [trace.sha256 for trace in traces]
     else:
@@ -100,9 +103,9 @@ class OlderLoads:
         return load[[place[layer] for layer in source.layer_ids]]
 
 
-def read_older(path: str | os.PathLike[str]) -> OlderLoads:
+def read_older(path: str | os.PathLike[str], reading: Mapping[str, Any]) -> OlderLoads:
     """Read the trace of older loads; TraceError where it is unusable."""
-    trace = read_trace(path)
+    trace = read_trace(path, **reading)
     load = trace.total()
     return OlderLoads(load, TraceRecord.of(load, printable(Path(path).name, 80), trace.sha256))
 

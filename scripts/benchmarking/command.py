@@ -21,10 +21,10 @@ from benchmarking.records import Facts, Results
 from benchmarking.rivals import duels, load_module
 from moeopt._files import write_whole
 from moeopt.balancers import BALANCERS
-from moeopt.cli import exit_code
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError
+from moeopt.exit_codes import exit_code
 from moeopt.load import LoadMatrix
 from moeopt.picking import pick_methods
 from moeopt.report.files import check_folder
