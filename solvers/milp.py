@@ -320,7 +320,7 @@ class MilpFlowModel(MilpModel):
         """Flows of the placement known, ``[gpus, experts]``."""
         whole, exponent = whole_loads(self.data.loads, self.problem.num_gpus)
         flow, unit = whole_flows(whole, start)
-        return np.ldexp(flow / unit, -exponent) / self.unit
+        return np.minimum(np.ldexp(flow / unit, -exponent) / self.unit, self.most)  # PuLP refuses a rounding too much
 
     def _copies(self) -> Iterator[tuple[Any, int, int]]:
         for e, hosts in enumerate(self.copies):
