@@ -48,7 +48,7 @@ def scenario_search(
 
     Each layer is annealed by swaps of two slots and by replacements (a copy of one expert takes the slot of
     another's), half of them on the GPU that is fullest in a step drawn at random. The temperature comes from the
-    rise of swaps sampled at the start. Groups stay on the nodes where the start has them.
+    rise of swaps sampled at the start. Groups stay on the nodes where the start has them. Copies share evenly.
 
     With ``max_moves`` it begins at the reference: the best single change, a swap of two copies or a
     replacement, is enumerated, and another after it while moves are left, once by gain and once by gain per move;
@@ -65,8 +65,9 @@ def scenario_search(
         Placement (or ``[layers, slots]``) to begin from; by default that of ``local_search``, or EPLB's where it
         is cheaper. With ``max_moves`` the reference is tried beside it.
     budget
-        Seconds for all layers together, used up unless every GPU of every step has the mean load; None = a fixed
-        number of trials, the same answer on every machine. A larger budget never gives a worse answer.
+        Seconds for all layers together, used up unless every GPU of every step has the mean load, or fewer than
+        two moves are allowed; None = a fixed number of trials, the same answer on every machine. A larger
+        budget never gives a worse answer.
     seed
         Of the random draws, 0 to 2**31 - 1.
 

@@ -72,7 +72,7 @@ def home_of(row, expert, start):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat, steps, seed, stream, stop):  # type: ignore[no-untyped-def]
+def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat, trials, seed, stream, stop):  # type: ignore[no-untyped-def]
     """Anneal one layer from ``held [slots]``, which is left at the best found; returns its objective.
 
     ``weight [experts, steps]``. The first temperature is ``heat`` times the mean rise of sampled swaps. At most
@@ -88,11 +88,11 @@ def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat
     if unit <= 0.0:
         unit = 1e-3 * now
     temperature = heat * unit
-    cooling = _COOLING ** (1.0 / steps)
+    cooling = _COOLING ** (1.0 / trials)
     price = 0.5 * unit
     spare = slots > empty or gaps
     moves = count_moves(row)
-    for _ in range(steps):
+    for _ in range(trials):
         if raised(stop):
             break
         temperature *= cooling
