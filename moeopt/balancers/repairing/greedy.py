@@ -231,9 +231,7 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # typ
                 if raised(stop):
                     break
                 last = paths.rising[(2 * aim + 1) * slots // (2 * _AIMS)]
-                least, n = cheapest_cycle(
-                    row, roots, last, ceiling, paths, top, True, colocated, -TINY * ceiling, trial
-                )
+                least, n = cheapest_cycle(row, roots, last, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
                 if n > 2:
                     spent = cycle_cost(row, trial, n)
                     removed = top * spent - least

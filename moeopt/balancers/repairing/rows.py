@@ -181,16 +181,7 @@ def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, 
             if attempt > 0:
                 settle(row, held[r])
             if forwards:
-                descend(
-                    row,
-                    ceiling[r],
-                    limit if attempt == 0 else min(limit, fewest),
-                    colocated,
-                    gaps,
-                    2 + attempt,
-                    levels * (1 - attempt),
-                    stop,
-                )
+                descend(row, ceiling[r], limit if attempt == 0 else min(limit, fewest), colocated, gaps, 2 + attempt, levels * (1 - attempt), stop)
             if recount_loads(row) <= ceiling[r]:
                 go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
