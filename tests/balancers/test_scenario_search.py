@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moeopt import InputError, Placement, PlacementError, PlacementProblem, UnsupportedError, metrics
-from moeopt.balancers import contiguous, eplb, scenario_search, search
+from moeopt.balancers import contiguous, eplb, local_search, scenario_search, search
 from moeopt.traces import Trace
 from tests.steps_oracle import RULES, least_cost, least_partition, stepped, steps_of
 
@@ -63,7 +63,7 @@ def test_it_is_never_worse_than_the_start_and_looks_at_the_steps_alone(drifting)
 @pytest.mark.parametrize("budget", [0.0, 0.02, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_a_budget_never_makes_it_worse(drifting, budget):
     problem, _ = drifting
-    start = eplb(problem)
+    start = local_search(problem)
     found = [cost(problem, scenario_search(problem, budget=seconds)) for seconds in (budget, budget + 0.3)]
     assert (found[0] <= cost(problem, start)).all()
     assert (found[1] <= found[0]).all()

@@ -6,6 +6,7 @@ from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
 from moeopt._stop import raised
 from moeopt.balancers.stepping.row import (
+    TINY,
     arrival,
     count_moves,
     departure,
@@ -153,7 +154,7 @@ def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat
         if rise < accepted:
             now = replace(row, p, b) if q < 0 else swap(row, p, q)
             moves += cost
-            if now < least and moves <= limit:
+            if now < least * (1 - TINY) and moves <= limit:
                 least = now
                 held[:] = row.held
     return least
