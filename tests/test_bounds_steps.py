@@ -21,9 +21,9 @@ def every_bound(problem):
 
 
 @pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("unit", [1, 1 / 3, 1e9])
+@pytest.mark.parametrize("unit", [1, 1 / 3, pytest.param(1e9, marks=pytest.mark.slow)])
 def test_no_placement_of_a_small_layer_costs_less(rules, unit):
-    for seed in range(6):
+    for seed in range(4):
         problem = stepped(rules, seed)
         problem = replace(problem, load=Trace(problem.steps * unit))
         optimum = least_cost(problem)
@@ -43,10 +43,10 @@ def test_no_placement_within_a_limit_of_moves_costs_less():
 
 @pytest.mark.parametrize(("experts", "gpus", "steps"), [(8, 4, 16), (12, 4, 16), (8, 2, 4)])
 def test_no_partition_costs_less_and_the_pair_lp_is_the_closest(experts, gpus, steps):
-    windows = steps_of(np.random.default_rng(experts + gpus), steps, experts, layers=3)
+    windows = steps_of(np.random.default_rng(experts + gpus), steps, experts, layers=2)
     problem = PlacementProblem(Trace(windows), gpus)
     found = every_bound(problem)
-    for layer in range(3):
+    for layer in range(2):
         optimum = least_partition(windows[:, layer], experts // gpus)
         for name, value in found.items():
             assert value[layer] <= optimum, name

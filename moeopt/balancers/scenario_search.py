@@ -15,7 +15,7 @@ from moeopt._stop import Flag, in_shares
 from moeopt.balancers._reasons import broken_reference
 from moeopt.balancers.local_search import local_search
 from moeopt.balancers.search import search
-from moeopt.balancers.start import as_start, first_placement
+from moeopt.balancers.start import as_start
 from moeopt.balancers.stepping.anneal import anneal
 from moeopt.balancers.stepping.nearby import descend
 from moeopt.methods import refuses
@@ -48,7 +48,7 @@ def scenario_search(
 
     Each layer is annealed by swaps of two slots and by replacements (a copy of one expert takes the slot of
     another's), half of them on the GPU that is fullest in a step drawn at random. The temperature comes from the
-    rise of swaps sampled at the start. Groups stay on the nodes where the start has them.
+    rise of swaps sampled at the start. Groups stay on the nodes where the start has them. Copies share evenly.
 
     With ``max_moves`` it begins at the reference: the best single change, a swap of two copies or a
     replacement, is enumerated, and another after it while moves are left, once by gain and once by gain per move;
@@ -62,11 +62,12 @@ def scenario_search(
     Parameters
     ----------
     start
-        Placement (or ``[layers, slots]``) to begin from; by default that of ``local_search``, or EPLB's where it
-        is cheaper. With ``max_moves`` the reference is tried beside it.
+        Placement (or ``[layers, slots]``) to begin from; that of ``local_search`` by default. With ``max_moves``
+        the reference is tried beside it.
     budget
-        Seconds for all layers together, used up unless every GPU of every step has the mean load; None = a fixed
-        number of trials, the same answer on every machine. A larger budget never gives a worse answer.
+        Seconds for all layers together, used up unless every GPU of every step has the mean load, or fewer than
+        two moves are allowed; None = a fixed number of trials, the same answer on every machine. A larger
+        budget never gives a worse answer.
     seed
         Of the random draws, 0 to 2**31 - 1.
 
@@ -92,12 +93,10 @@ def scenario_search(
     if problem.max_moves is not None:
         first = problem.reference
     elif first is None:
-        first = _cheaper(problem, first_placement(problem), local_search(problem))
+        first = local_search(problem)
     assert first is not None
     turns = None if seconds is not None else 2 if problem.slots <= _SMALL else 1
-    found = _annealed(problem, first, given, seed, deadline, turns)
-    best = _cheaper(problem, first, found)
-    return best if given is None else _cheaper(problem, given, best)
+    return _annealed(problem, first, given, seed, deadline, turns)
 
 
 def _annealed(

@@ -5,6 +5,7 @@ import numpy as np
 from moeopt._kernel import kernel
 from moeopt._stop import raised
 from moeopt.balancers.stepping.row import (
+    TINY,
     arrival,
     count_moves,
     departure,
@@ -19,9 +20,6 @@ from moeopt.balancers.stepping.row import (
 
 _FREE = 0.25
 """What a change without moves counts as moves when gains per move are compared."""
-
-_TINY = 1e-12
-"""Gains below this share of the objective are rounding."""
 
 
 @kernel
@@ -81,7 +79,7 @@ def descend(held, weight, gpus, per_node, colocated, gaps, limit, per_move, stop
     now = settle(row, held)
     while not raised(stop):
         left = limit - count_moves(row)
-        p, q, b, _ = best_change(row, per_node, colocated, gaps, left, per_move, _TINY * now, stop)
+        p, q, b, _ = best_change(row, per_node, colocated, gaps, left, per_move, TINY * now, stop)
         if p < 0:
             break
         now = replace(row, p, b) if q < 0 else swap(row, p, q)
