@@ -46,15 +46,14 @@ def read_inputs(
     if paths:
         traces = [read_trace(path, **reading) for path in paths]
         origins = [printable(Path(path).name, 80) for path in paths]
-        hashes = [trace.sha256 for trace in traces]
     else:
-        traces, origins, hashes = [generate("prefill", seed=seed)], [f"generated, preset prefill, seed {seed}"], [None]
+        traces, origins = [generate("prefill", seed=seed)], [f"generated, preset prefill, seed {seed}"]
     inputs = []
     names = distinct(trace.source for trace in traces)
-    for trace, name, origin, sha256 in zip(traces, names, origins, hashes, strict=True):
+    for trace, name, origin in zip(traces, names, origins, strict=True):
         full = trace.total()
         load = pick_layers(LoadMatrix(full.values, full.layer_ids, name), layers)
-        inputs.append(Input(load, full.layer_ids, TraceRecord.of(load, origin, sha256)))
+        inputs.append(Input(load, full.layer_ids, TraceRecord.of(load, origin, trace.sha256, trace.note)))
     return inputs
 
 
@@ -107,7 +106,7 @@ def read_older(path: str | os.PathLike[str], reading: Mapping[str, Any]) -> Olde
     """Read the trace of older loads; TraceError where it is unusable."""
     trace = read_trace(path, **reading)
     load = trace.total()
-    return OlderLoads(load, TraceRecord.of(load, printable(Path(path).name, 80), trace.sha256))
+    return OlderLoads(load, TraceRecord.of(load, printable(Path(path).name, 80), trace.sha256, trace.note))
 
 
 def placed_by_eplb(load: LoadMatrix, num_nodes: int, num_groups: int, num_gpus: int, num_slots: int) -> Placement:

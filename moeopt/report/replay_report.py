@@ -189,7 +189,7 @@ def _read(
         rows = layer_rows(recorded.layer_ids, recorded.source, layers)
         ids = tuple(recorded.layer_ids[row] for row in rows)
         recorded = Trace(recorded.windows[:, rows], ids, recorded.source, recorded.sha256)
-    return recorded, TraceRecord.of(recorded.total(), origin, recorded.sha256)
+    return recorded, TraceRecord.of(recorded.total(), origin, recorded.sha256, recorded.note)
 
 
 @contextmanager
