@@ -33,15 +33,15 @@ def least_makespans(steps: NDArray[Any], placement: Placement) -> tuple[NDArray[
     so the least T is the largest of these quotients. ``T`` starts from such quotients (all experts, each expert, the
     experts that only one GPU hosts); the excess of GPUs above T flows along paths GPU - expert - GPU to GPUs below.
     Where no path is left, the GPUs reached and the experts they serve are a set with a larger quotient, the next T
-    (Newton's method on the minimum cut [2]_). Flows are integers, multiples of one over the denominator of T:
+    (Newton's method for the largest quotient [2]_). Flows are integers, multiples of one over the denominator of T:
     counts are exact where a layer's total times ``num_gpus`` is below 2**63, as it is up to 1023 GPUs. Other loads
     are first rounded to a multiple of about ``total * num_gpus / 2**62``.
 
     References
     ----------
     .. [1] D. Gale, "A theorem on flows in networks", Pacific J. Math. 7 (1957), doi 10.2140/pjm.1957.7.1073
-    .. [2] T. Radzik, "Parametric flows, weighted means of cuts, and fractional combinatorial optimization", in
-       Complexity in Numerical Optimization, 1993, doi 10.1142/9789814354363_0016
+    .. [2] W. Dinkelbach, "On nonlinear fractional programming", Management Science 13 (1967),
+       doi 10.1287/mnsc.13.7.492
     """
     if (placement.replica_count == 0).any():
         steps = np.where(placement.replica_count > 0, steps, 0)
