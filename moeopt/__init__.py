@@ -20,6 +20,7 @@ from moeopt.placement import Placement
 from moeopt.policies import Policy
 from moeopt.problem import PlacementProblem
 from moeopt.replay import replay
+from moeopt.slots import SlotBudget, slot_budget
 from moeopt.solution import Solution, SolveStatus, Stop, gap_to_bound
 from moeopt.verify import verify, verify_bound
 
@@ -35,6 +36,7 @@ __all__ = [
     "PlacementError",
     "PlacementProblem",
     "Policy",
+    "SlotBudget",
     "Solution",
     "SolveStatus",
     "Stop",
@@ -48,6 +50,7 @@ __all__ = [
     "moves_front",
     "rebalance_experts",
     "replay",
+    "slot_budget",
     "verify",
     "verify_bound",
 ]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +46,7 @@ def plan_file(
     expert_bytes: int | None = None,
     within: float | None = None,
     max_moves: int | None = None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Plan for the loads of a file, write what ``engine`` loads, and return what to tell.
 
@@ -55,13 +60,16 @@ def plan_file(
         As in :func:`moeopt.planning.plan`.
     expert_bytes
         Bytes of one expert's weights in one layer, to tell transfers in GB.
+    reading
+        Options of ``read_trace``.
 
     Raises
     ------
     InputError
         For unusable arguments or input; the file is whole or as it was.
     """
-    load = _loads(trace, layer_ids, engine, model_layers)
+    recorded = _read(trace, layer_ids, reading)
+    load = _numbered_for(recorded, trace, layer_ids, engine, model_layers)
     num_nodes, num_groups = _nodes_and_groups(nodes, groups)
     if expert_bytes is not None and reference is None:
         raise InputError("expert_bytes needs a reference placement to count transfers from")
@@ -83,7 +91,7 @@ def plan_file(
         sent = metrics.transfer_bytes(there, made.placement, expert_bytes)
         lines.append(f"to receive: {sent.sum() / 1e9:.3f} GB in all layers together")
     write_placement(out, made.placement, engine, layer_ids=load.layer_ids, model_layers=model_layers)
-    return "\n".join([*lines, _written(out, engine, load.layer_ids, model_layers)])
+    return "\n".join([*_notes(recorded), *lines, _written(out, engine, load.layer_ids, model_layers)])
 
 
 def check_file(
@@ -96,22 +104,33 @@ def check_file(
     groups: int | None = None,
     engine: str | None = None,
     solver: Callable[..., Solution] | None = None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Check the placement of a file against the loads of another one, and return what to tell.
+
+    Parameters
+    ----------
+    file, trace
+        Files with the placement and with loads.
+    layer_ids, reading
+        As in :func:`plan_file`.
+    gpus, nodes, groups, engine, solver
+        As in :func:`moeopt.checkup.check`.
 
     Raises
     ------
     InputError
         If the placement breaks a rule or ``engine`` could not load it, and for unusable input.
     """
-    load = _loads(trace, layer_ids)
+    recorded = _read(trace, layer_ids, reading)
+    load = recorded.total()
     num_nodes, num_groups = _nodes_and_groups(nodes, groups)
     placement = _placement(file, load, gpus, engine)
     try:
         found = check(load, placement, num_nodes=num_nodes, num_groups=num_groups, engine=engine, solver=solver)
     except InputError as error:
         raise InputError(f"{printable(file)}: {error}") from None
-    return str(found)
+    return "\n".join([*_notes(recorded), str(found)])
 
 
 def convert_file(
@@ -125,6 +144,7 @@ def convert_file(
     layer_ids: Sequence[int] | None = None,
     model_layers: int | None = None,
     trace: File | None = None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Write a placement or loads in another format, and return what to tell.
 
@@ -141,6 +161,8 @@ def convert_file(
         How many layers the model has.
     trace
         Loads by which empty slots are filled.
+    reading
+        Options of ``read_trace``, for loads.
 
     Raises
     ------
@@ -151,10 +173,10 @@ def convert_file(
         raise InputError("convert needs engine, for a placement, or loads: one of the two")
     if engine is None:
         assert loads is not None
-        recorded = _numbered(read_trace(file), layer_ids)
+        recorded = _read(file, layer_ids, reading)
         write_trace(out, recorded, loads, model_layers=model_layers)
         shape = f"{recorded.num_windows} windows of {recorded.num_layers} layers of {recorded.num_experts} experts"
-        return f"written: {printable(out)}, {shape}"
+        return "\n".join([*_notes(recorded), f"written: {printable(out)}, {shape}"])
     if experts is None or gpus is None:
         raise InputError("experts and gpus are needed for a placement, whose files do not tell them")
     engine_named(engine)
@@ -167,11 +189,26 @@ def convert_file(
     return _written(out, engine, ids, model_layers)
 
 
-def _loads(
-    path: File, layer_ids: Sequence[int] | None, engine: str | None = None, model_layers: int | None = None
+def _read(path: File, layer_ids: Sequence[int] | None, reading: Mapping[str, Any]) -> Trace:
+    """Read loads, with a bar where somebody looks on; their layers get the numbers that are given."""
+    recorded = read_trace(path, progress=sys.stderr.isatty(), **reading)
+    if layer_ids is None:
+        return recorded
+    if len(layer_ids) != recorded.num_layers:
+        raise InputError(f"layer_ids names {len(layer_ids)} layers, and {recorded.source} has {recorded.num_layers}")
+    return replace(recorded, layer_ids=tuple(layer_ids))
+
+
+def _notes(recorded: Trace) -> list[str]:
+    """What the reader remarked; the order of time does not matter here."""
+    return [f"{recorded.source}: {recorded.note}"] if recorded.note else []
+
+
+def _numbered_for(
+    recorded: Trace, path: File, layer_ids: Sequence[int] | None, engine: str | None, model_layers: int | None
 ) -> LoadMatrix:
-    """Read loads, and give their layers the model's own numbers where an engine needs them."""
-    load = _numbered(read_trace(path), layer_ids).total()
+    """Return the loads, if their layers have the numbers by which an engine finds them."""
+    load = recorded.total()
     if engine is not None and engine_named(engine).by_layer_id and model_layers is not None:
         if layer_ids is None and _counted(load) and load.num_layers < model_layers:
             first = model_layers - load.num_layers
@@ -227,14 +264,6 @@ def _picked(path: File, rows: Rows, layer_ids: tuple[int, ...]) -> Placement:
         return rows.picked(layer_ids)
     except TraceError as error:
         raise TraceError(f"{printable(path)}: {error}") from None
-
-
-def _numbered(trace: Trace, layer_ids: Sequence[int] | None) -> Trace:
-    if layer_ids is None:
-        return trace
-    if len(layer_ids) != trace.num_layers:
-        raise InputError(f"layer_ids names {len(layer_ids)} layers, and {trace.source} has {trace.num_layers}")
-    return Trace(trace.windows, tuple(layer_ids), trace.source, trace.sha256)
 
 
 def _nodes_and_groups(nodes: int | None, groups: int | None) -> tuple[int, int]:

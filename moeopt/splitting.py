@@ -84,9 +84,9 @@ def whole_loads(values: NDArray[Any], num_gpus: int) -> tuple[NDArray[np.int64],
     """
     total = values.sum(axis=-1, dtype=float)
     if values.dtype.kind != "f" and total.max(initial=0) * num_gpus < 2.0**63:
-        return values.astype(np.int64), np.zeros(total.shape, dtype=np.int64)
+        return values.astype(np.int64, order="C"), np.zeros(total.shape, dtype=np.int64)
     exponent = 62 - num_gpus.bit_length() - np.frexp(total)[1].astype(np.int64)
-    return np.rint(np.ldexp(values.astype(float), exponent[..., None])).astype(np.int64), exponent
+    return np.rint(np.ldexp(values.astype(float), exponent[..., None])).astype(np.int64, order="C"), exponent
 
 
 @kernel
@@ -96,7 +96,9 @@ def _split(steps, phy2log, num_gpus, load, gpus):  # type: ignore[no-untyped-def
         first, expert, host, begin, at = _graph(phy2log[layer], num_gpus, steps.shape[2])
         flow = np.zeros(host.size, np.int64)
         for step in range(steps.shape[0]):
-            load[step, layer], gpus[step, layer] = _least(steps[step, layer], first, expert, host, begin, at, 0, flow)
+            load[step, layer], gpus[step, layer] = _least(
+                steps[step, layer], first, expert, host, begin, at, np.int64(0), flow
+            )
 
 
 @kernel

@@ -70,11 +70,12 @@ def solve_milp(
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     limits = Limits(time_limit, gap, workers, seed)
-    method = functools.partial(_solve_layer, backend)
+    method = functools.partial(solve_layer, backend)
     return drive(problem, method, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
 
 
-def _solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+def solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Solve one layer, given what is known about it."""
     data = layer_model(known)
     if data.too_large:
         return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
@@ -319,7 +320,7 @@ class MilpFlowModel(MilpModel):
         """Flows of the placement known, ``[gpus, experts]``."""
         whole, exponent = whole_loads(self.data.loads, self.problem.num_gpus)
         flow, unit = whole_flows(whole, start)
-        return np.ldexp(flow / unit, -exponent) / self.unit
+        return np.minimum(np.ldexp(flow / unit, -exponent) / self.unit, self.most)  # PuLP refuses a rounding too much
 
     def _copies(self) -> Iterator[tuple[Any, int, int]]:
         for e, hosts in enumerate(self.copies):

@@ -11,6 +11,7 @@ import yaml
 
 from moeopt import cli
 from moeopt.traces import Trace, read_placement, read_trace
+from tests.traces import engines
 
 LAYERS, DENSE, EXPERTS, GPUS, SLOTS = 6, 2, 16, 4, 20
 TRACE = Trace(np.random.default_rng(0).permuted([[[12] * 4 + [6] * 12] * (LAYERS - DENSE)] * 2, axis=2))
@@ -149,6 +150,27 @@ def test_empty_slots_are_filled_where_loads_are_given(there, capsys):
     (there / "full.json").unlink()
 
 
+def test_the_share_of_one_rank_is_planned_for_only_where_somebody_insists(there, capsys):
+    engines.sglang_ranks(there / "ranks")
+    alone = next(iter((there / "ranks").iterdir()))
+    options = ["--gpus", 2, "--engine", "vllm", "--out", "ranks.json"]
+    message = refused(["plan", "--trace", alone, *options], capsys)
+    assert "--single-rank" in message
+    assert run(["plan", "--trace", alone, *options, "--single-rank"]) == 0
+    assert run(["plan", "--trace", there / "ranks", *options]) == 0
+    assert run(["check", "ranks.json", "--trace", there / "ranks", "--gpus", 2]) == 0
+
+
+def test_routed_experts_are_converted_to_windows_of_loads(there, capsys):
+    ids = engines.routed(tokens=10)
+    np.save(there / "routed.npy", ids)
+    convert = ["convert", "routed.npy", "windows.npz", "--loads", "npz"]
+    assert run([*convert, "--routed-experts", "--experts", engines.EXPERTS, "--window-tokens", 4]) == 0
+    trace = read_trace(there / "windows.npz")
+    assert trace.num_windows == 3
+    assert np.array_equal(trace.total().values, engines.counted(ids))
+
+
 def test_a_method_from_a_file_plans(there, capsys):
     (there / "mine.py").write_text(
         "def backwards(weight, num_replicas, num_groups, num_nodes, num_gpus):\n"
@@ -250,3 +272,14 @@ def test_the_script_is_the_same_command(there, capsys):
 
     assert main([str(value) for value in plan("loads.json", "vllm", "script.json")[1:]]) == 0
     assert "written: script.json, 4 layers" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_reports_and_replays_read_what_engines_record_too(there, capsys):
+    ids = engines.routed(tokens=40, layers=2)
+    np.save(there / "routed.npy", ids)
+    tokens = ["--trace", "routed.npy", "--routed-experts", "--experts", engines.EXPERTS, "--gpus", 2, "--quiet"]
+    assert run(["gap-report", *tokens, "--slots", 8, "--methods", "eplb", "--out", "report"]) == 0
+    assert (there / "report" / "run.json").is_file()
+    assert run(["replay", *tokens, "--window-tokens", 2, "--policy", "eplb every=4", "--out", "replay"]) == 0
+    assert list((there / "replay").iterdir())

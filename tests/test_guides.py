@@ -1,5 +1,6 @@
 """Every command of moeopt in the guides runs, on small files of the formats that they speak of."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from moeopt import cli
 
@@ -30,23 +32,43 @@ def sglang(path, values):
     torch.save({"rank": 0, "logical_count": torch.tensor(with_dense_layers(values), dtype=torch.int32)}, path)
 
 
-def numpy_file(path, values):
-    with path.open("wb") as file:
-        np.save(file, values)
+def vllm(path, values):
+    """Loads by slot with the map beside them, each expert in a slot of its own and the hot ones in two."""
+    hot = values[0] == 12
+    p2l = np.array([[*range(EXPERTS), *np.flatnonzero(row)] for row in hot])
+    lines = [{"record_type": "eplb_load_meta", "version": 1, "model": "m", "num_ranks": 32, "num_groups": 1,
+              "num_nodes": 1, "num_layers": 3, "num_redundant_experts": 32}]  # fmt: skip
+    for step, loads in enumerate(values):
+        by_slot = np.take_along_axis(loads, p2l, axis=1)
+        by_slot[:, EXPERTS:] = 0
+        lines.append({"record_type": "eplb_load_stats", "version": 1, "step": step,
+                      "expert_load": by_slot.tolist(), "p2l_map": p2l.tolist()})  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def folder_with_layer_numbers(path, values):
-    """Stands for a folder of statistics that ``read_trace`` adds up: windows in order, the layers' own numbers."""
+def tensorrt_llm(path, values):
     path.mkdir()
-    for row, layer in enumerate(LAYERS):
-        np.savetxt(path / f"layer_{layer}.csv", values[:, row], fmt="%d", delimiter=",")
+    (path / "meta_info.json").write_text(json.dumps({"num_experts": EXPERTS, "num_experts_per_token": 8}))
+    for rank, part in enumerate((values // 3, values - values // 3)):
+        counts = {
+            f"{100 + step}_{layer}": torch.tensor(part[step, row])
+            for step in range(2)
+            for row, layer in enumerate(LAYERS)
+        }
+        save_file(counts, path / f"rank{rank}.safetensors")
+
+
+def routed_experts(path, values):
+    """Tokens that visit one expert each: the experts of a layer as often as they were counted."""
+    tokens = [np.repeat(np.arange(EXPERTS), row) for row in values[0]]
+    np.save(path, np.stack(tokens, axis=1)[:, :, None].astype(np.int16))
 
 
 RECORDINGS = {
     "sglang": (sglang, "monday.pt", "tuesday.pt"),
-    "vllm": (numpy_file, "monday.jsonl", "tuesday.jsonl"),
-    "tensorrt-llm": (folder_with_layer_numbers, "expert_statistic", "expert_statistic_later"),
-    "vllm-ascend": (numpy_file, "decode.npy", "decode_later.npy"),
+    "vllm": (vllm, "monday.jsonl", "tuesday.jsonl"),
+    "tensorrt-llm": (tensorrt_llm, "expert_statistic", "expert_statistic_later"),
+    "vllm-ascend": (routed_experts, "decode.npy", "decode_later.npy"),
 }
 
 

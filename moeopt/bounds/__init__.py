@@ -2,7 +2,7 @@
 
 Every bound is a function ``problem -> [layers]`` float64, NaN where it has nothing to say, and
 carries its proof. Those on the makespan hold in the problem's widest reading (colocation and empty
-slots allowed); those on moves read the problem as it is.
+slots allowed), for equal shares as for the optimal split; those on moves read the problem as it is.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from moeopt.cluster import connected
 from moeopt.compare import Method
@@ -80,6 +82,7 @@ def gap_report(
     quiet: bool = False,
     verify: bool = False,
     command: Sequence[str] = (),
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Study]:
     """Study every setting, write the report's files into ``out`` and show its tables.
 
@@ -126,6 +129,8 @@ def gap_report(
         ``certificates.json``.
     command
         The command line, for the report's last section.
+    reading
+        Options of ``read_trace`` for all traces.
 
     Raises
     ------
@@ -145,8 +150,8 @@ def gap_report(
     )  # fmt: skip
     heuristics, exact = _pick_methods(balancers, solvers, methods)
     check_folder(out, (*trace, *(() if reference_trace is None else (reference_trace,))))
-    inputs = read_inputs(asked.trace, layers, seed)
-    older = None if reference_trace is None else read_older(reference_trace)
+    inputs = read_inputs(asked.trace, layers, seed, reading)
+    older = None if reference_trace is None else read_older(reference_trace, reading)
     problems, impossible = _pose(asked, inputs, older)
     small = small_problems(seed) if asked.whole else []
     with connected(cluster) as workers:

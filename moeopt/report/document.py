@@ -213,7 +213,8 @@ def _open_layers(study: Study) -> str:
 
 def _traces(facts: Facts) -> str:
     rows = [[t.name, t.origin, f"{t.layers} x {t.experts}", f"{t.tokens:g}", t.sha256[:12]] for t in facts.traces]
-    return markdown(("trace", "origin", "layers x experts", "tokens", "sha256"), rows)
+    table = markdown(("trace", "origin", "layers x experts", "tokens", "sha256"), rows)
+    return "\n\n".join([table, *(f"{t.name}: {t.note}." for t in facts.traces if t.note)])
 
 
 def _reproduce(facts: Facts) -> str:

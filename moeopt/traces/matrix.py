@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._files import MAX_BYTES
 from moeopt._text import parser_reason, printable
 from moeopt.errors import TraceError
 from moeopt.traces.csv_matrix import parse_csv
@@ -22,7 +23,7 @@ PLACEMENT_NAMES = ("phy2log", "placement", "physical_to_logical_map")
 NPY_MAGIC = b"\x93NUMPY"
 
 MAX_NUMBERS = 2**29
-"""The most numbers read from one file: 4 GiB of int64."""
+"""The most numbers read from one file that takes 8 bytes for each: 4 GiB of int64."""
 
 _LISTED = 6  # arrays named in a message
 
@@ -90,7 +91,7 @@ def npy_header(file: BinaryIO, size: int | None = None, kind: str = ".npy") -> N
             header = NpyHeader(*_HEADERS[version](file))
         if header.dtype.hasobject:
             raise ValueError("arrays of objects are not loaded")
-        refuse_too_many("the array", header.shape)
+        refuse_too_many("the array", header.shape, MAX_BYTES)
         left = size - file.tell() if size is not None else math.inf
         if min(header.shape, default=0) < 0 or header.count * header.dtype.itemsize > left:
             claim = f"shape {printable(list(header.shape), 60)} of {printable(header.dtype, 40)}"

@@ -77,18 +77,18 @@ def read_npz_trace(file: Opened, request: Request, name: str | None) -> Trace:
     try:
         with zipfile.ZipFile(file.seekable()) as archive:
             headers = npz_headers(archive)
+            shapes = {key: header for key, (_, header) in headers.items()}
             routed = [key for key in ROUTED_NAMES if key in headers] if name is None else []
             if routed or request.routed_experts:
                 tokens = RoutedTokens(request)
                 for key in routed or ([name] if name is not None else list(headers)):
-                    pick_array({one: header for one, (_, header) in headers.items()}, key)
-                    member, header = headers[key]
+                    member, header = headers[pick_array(shapes, key)]
                     with archive.open(member) as stream:
                         npy_header(cast(BinaryIO, stream))
                         _add_request(tokens, cast(BinaryIO, stream), header)
                 return tokens.trace(source, file.sha256)
             request.refuse_tokens()
-            member, header = headers[pick_array({one: header for one, (_, header) in headers.items()}, name)]
+            member, header = headers[pick_array(shapes, name)]
             with archive.open(member) as stream:
                 npy_header(cast(BinaryIO, stream))
                 return _stored(cast(BinaryIO, stream), header, request, source, file.sha256)
@@ -133,11 +133,7 @@ def _recorded(stream: BinaryIO, header: NpyHeader, request: Request, *, keep: bo
     steps, layers, experts = (1,) * (3 - len(header.shape)) + header.shape
     recording = Recording(layers, experts, steps_per_window=request.steps_per_window, keep=keep)
     request.check_experts(experts)
-    if len(header.shape) < 3:
-        recording.add(array_of(_taken(stream, header.count * header.dtype.itemsize), header).reshape(1, layers, -1),
-                      num_steps=1)  # fmt: skip
-        return recording
-    for piece in pieces_of(stream, header):
+    for piece in pieces_of(stream, NpyHeader((steps, layers, experts), False, header.dtype)):
         recording.add(piece, num_steps=steps)
     return recording
 

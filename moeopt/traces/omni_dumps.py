@@ -19,7 +19,7 @@ from moeopt.traces.recording import Recording
 from moeopt.traces.request import Request
 from moeopt.traces.trace import Trace
 
-NAME = re.compile(r"activation_counts_recordstep_([0-9]{1,15})_rank_([0-9]{1,9})\.txt(\.gz|\.zst)?")
+NAME = re.compile(r"activation_counts_recordstep_(0|[1-9][0-9]{0,14})_rank_(0|[1-9][0-9]{0,8})\.txt(\.gz|\.zst)?")
 
 
 def read_dumps(folder: Path, files: Sequence[Path], request: Request) -> Trace:
@@ -43,8 +43,8 @@ def read_dumps(folder: Path, files: Sequence[Path], request: Request) -> Trace:
             lines = [line.rstrip(b"\t ").replace(b"\t", b",") for line in file.rest().splitlines()]
             counts = parse_csv(b"\n".join(lines), "layer")
             if shape is not None and counts.shape != shape:
-                raise TraceError(f"{list(counts.shape)} layers and experts, {printable(sorted(files)[0].name, 80)} has "
-                                 f"{list(shape)}")  # fmt: skip
+                first = printable(min(files).name, 80)
+                raise TraceError(f"{list(counts.shape)} layers and experts, {first} has {list(shape)}")
             shape = counts.shape
         holders.setdefault(step, {})[rank] = counts
     assert shape is not None

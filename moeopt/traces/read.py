@@ -158,6 +158,8 @@ def _read_json(file: Opened, request: Request) -> Trace:
         tokens = RoutedTokens(request)
         if holds_routed_experts(document):
             add_responses(tokens, document, request)
+        elif isinstance(document, dict):
+            raise TraceError(f"no routed_experts in the JSON; it holds {sglang.keys_of(document)}")
         else:
             tokens.add(ids_of("the list", document, request))
             tokens.end_request()

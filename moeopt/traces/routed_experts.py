@@ -46,7 +46,7 @@ class RoutedTokens:
         self._recording: Recording | None = None
         self._open: NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self._in_open = 0
-        self._seen = 0
+        self._seen = self._ended = 0
         self._requests = 0
 
     def add(self, ids: NDArray[Any]) -> None:
@@ -81,7 +81,8 @@ class RoutedTokens:
 
     def end_request(self) -> None:
         """Say that the tokens that follow are another request's."""
-        self._requests += 1
+        self._requests += self._seen > self._ended
+        self._ended = self._seen
         if self._request.window_tokens is None:
             self._close()
 
@@ -149,7 +150,7 @@ class RoutedTokens:
 
 
 def holds_routed_experts(document: Any) -> bool:
-    """Whether a response, or a list of them, has one of the engines' fields."""
+    """Whether a response, or a list of them, has one of the engines' fields, be it empty."""
     return any(True for _ in routed_fields(document))
 
 
@@ -159,7 +160,7 @@ def routed_fields(document: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
         return
     if isinstance(document, dict):
         for name in ROUTED_NAMES:
-            if document.get(name) is not None:
+            if name in document:
                 yield name, document[name]
         for key, value in document.items():
             if key not in ROUTED_NAMES:
@@ -175,7 +176,8 @@ def add_responses(tokens: RoutedTokens, document: Any, request: Request) -> None
     """Count a response, or every response of a list, as one request each."""
     for response in document if isinstance(document, list) else [document]:
         for name, value in routed_fields(response):
-            tokens.add(ids_of(name, value, request))
+            if value is not None:
+                tokens.add(ids_of(name, value, request))
         tokens.end_request()
 
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._arguments import shown
 from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
+from moeopt.load import beyond_total
 from moeopt.traces.matrix import refuse_too_many
+from moeopt.traces.opened import Opened
 from moeopt.traces.ranks import complete_steps, listed, refuse_missing
 from moeopt.traces.recording import Recording
 from moeopt.traces.request import Request
 from moeopt.traces.sglang import as_array, keys_of
 from moeopt.traces.slots import SlotMap
 from moeopt.traces.torch_file import load_pt
-from moeopt.traces.trace import Trace, as_counts, refuse_faults
+from moeopt.traces.trace import Trace, narrowest, refuse_faults
 
+_MOST_RANKS = 2**16
 _MAP = "last_physical_to_logical_map"
 _NAME = re.compile(r"expert_distribution_recorder_[0-9.]+_([0-9]{1,9})\.pt(\.gz|\.zst)?")
 
@@ -37,20 +41,22 @@ def read_records(document: dict[Any, Any], path: Path, request: Request) -> NDAr
     TraceError
         Unless asked for, for the file of a single rank, which is not the load; names the ranks that are missing.
     """
-    share = _Share(document)
-    if share.ranks and not request.single_rank:
-        others = (share.ranks | _ranks_beside(path)) - share.ranks
-        below = set(range(max(share.ranks))) - share.ranks
-        if len(share.ranks) == 1 or below:
+    file = _File(document)
+    if file.ranks and not request.single_rank:
+        others = (file.ranks | _ranks_beside(path)) - file.ranks
+        below = set(range(max(file.ranks))) - file.ranks
+        if len(file.ranks) == 1 or below:
             missing = listed(others | below) if others | below else "the ranks above 0"
             missing += " are" if others else " and perhaps higher ones are" if below else " are"
             there = "; give the folder that holds all" if others else ""
             raise TraceError(
-                f"holds the share of {listed(share.ranks)} only, and the load is the sum over all ranks: {missing} "
+                f"holds the share of {listed(file.ranks)} only, and the load is the sum over all ranks: {missing} "
                 f"missing{there} (single_rank=True, --single-rank, takes the share for the load)"
             )
-    passes = sorted(share.passes) if share.ids_are_numbers else list(share.passes)
-    return np.stack([share.passes[key] for key in passes])
+    passes: dict[Any, NDArray[Any]] = {}
+    for name, key, counts in file.counts():
+        passes[key] = _added(passes.get(key), file.slots.experts(counts), name)
+    return np.stack([passes[key] for key in (sorted(passes) if file.ids_are_numbers else passes)])
 
 
 def read_rank_files(folder: Path, files: Sequence[Path], request: Request) -> Trace:
@@ -63,11 +69,8 @@ def read_rank_files(folder: Path, files: Sequence[Path], request: Request) -> Tr
     """
     shares, digest = _Shares(), hashlib.sha256()
     for path in sorted(files):
-        with request.opened(path, digest) as file:
-            document = load_pt(file.seekable())
-            if not isinstance(document, dict) or "records" not in document:
-                raise TraceError(f"no records, and the folder holds several .pt files; it holds {keys_of(document)}")
-            shares.add(_Share(document), printable(path.name, 80))
+        with request.opened(path, digest) as opened:
+            shares.add(_loaded(opened), printable(path.name, 80))  # no file outlives its turn: they are large
     try:
         if not request.single_rank:
             shares.refuse_missing()
@@ -85,6 +88,13 @@ def read_rank_files(folder: Path, files: Sequence[Path], request: Request) -> Tr
         raise TraceError(f"{printable(folder)}: {error}") from None
 
 
+def _loaded(opened: Opened) -> _File:
+    document = load_pt(opened.seekable())
+    if not isinstance(document, dict) or "records" not in document:
+        raise TraceError(f"no records, and the folder holds several .pt files; it holds {keys_of(document)}")
+    return _File(document)
+
+
 class _Shares:
     """The sum of the ranks' shares so far, ``[layers, experts]`` of every pass, and which ranks are in it."""
 
@@ -94,26 +104,23 @@ class _Shares:
         self._used: dict[int, NDArray[np.bool_]] = {}
         self._counted: dict[int, list[str]] = {}
 
-    def add(self, share: _Share, file: str) -> None:
-        if len(share.ranks) != 1 or not share.ids_are_numbers:
+    def add(self, file: _File, name: str) -> None:
+        """Add the records of one rank, one by one: all passes of all ranks wait here, and take memory."""
+        if len(file.ranks) != 1 or not file.ids_are_numbers:
             raise TraceError("its records must all have one rank and a forward_pass_id that is a number")
-        (rank,) = share.ranks
-        if any(used.shape != share.used.shape for used in self._used.values()):
-            raise TraceError(f"{share.used.size} slots, other ranks have {next(iter(self._used.values())).size}")
-        for number, counts in share.passes.items():
+        (rank,) = file.ranks
+        num_slots = file.slots.shape[1]
+        if any(used.size != num_slots for used in self._used.values()):
+            raise TraceError(f"{num_slots} slots, other ranks have {next(iter(self._used.values())).size}")
+        used, counted = self._used.setdefault(rank, np.zeros(num_slots, dtype=bool)), hashlib.sha256()
+        for record, number, counts in file.counts():
             files = self._files.setdefault(number, {})
-            if rank in files:
+            if files.setdefault(rank, name) != name:
                 raise TraceError(f"holds forward pass {number} of rank {rank}, as does {files[rank]}")
-            files[rank] = file
-            before = self.passes.get(number)
-            if before is not None and before.shape != counts.shape:
-                raise TraceError(
-                    f"forward pass {number} of {list(counts.shape)} layers and experts, other ranks have "
-                    f"{list(before.shape)}"
-                )
-            self.passes[number] = counts if before is None else _added(before, counts)
-        self._used[rank] = self._used.get(rank, share.used) | share.used
-        self._counted.setdefault(rank, []).append(share.fingerprint)
+            self.passes[number] = _added(self.passes.get(number), file.slots.experts(counts), record)
+            used |= counts.any(axis=0)
+            counted.update(f"{number} {counts.dtype}".encode() + counts.tobytes())
+        self._counted.setdefault(rank, []).append(counted.hexdigest())
 
     @property
     def alike(self) -> bool:
@@ -144,8 +151,8 @@ class _Shares:
         return whole, "; ".join(notes)
 
 
-class _Share:
-    """One file: ``[layers, experts]`` of every pass by its id, the ranks of its records, and the slots used."""
+class _File:
+    """One file, looked through: the ranks of its records, the ids of its passes, and what its slots held."""
 
     def __init__(self, document: dict[Any, Any]) -> None:
         records = document["records"]
@@ -155,23 +162,26 @@ class _Share:
             raise TraceError(f"records need {_MAP} to turn slots into experts")
         phy2log = as_array(_MAP, document[_MAP])
         refuse_too_many("records", (len(records), *phy2log.shape))
-        slots = SlotMap(_MAP, phy2log)
-        self.ranks: set[int] = set()
-        by_pass: dict[Any, NDArray[Any]] = {}
-        for number, record in enumerate(records):
-            counts = _slot_counts(record, slots.shape, f"record {number}")
-            if isinstance(record.get("rank"), int) and 0 <= record["rank"] < 2**31:
-                self.ranks.add(record["rank"])
-            key = record.get("forward_pass_id")
-            key = key if isinstance(key, int | str) else ("record", number)
-            if key in by_pass:  # two numbers up to 2**53 cannot wrap
-                counts = _checked(by_pass[key] + counts, f"record {number}, added to those before it")
-            by_pass[key] = counts
-        self.ids_are_numbers = all(isinstance(key, int) for key in by_pass)
-        stacked = as_counts(np.stack(list(by_pass.values())))  # at most 2**53 per layer, so that no sum is rounded
-        self.used: NDArray[np.bool_] = np.asarray(stacked.any(axis=(0, 1)))
-        self.fingerprint = hashlib.sha256(repr(list(by_pass)).encode() + stacked.tobytes()).hexdigest()
-        self.passes = {key: _narrow(slots.experts(counts)) for key, counts in zip(by_pass, stacked, strict=True)}
+        self.slots = SlotMap(_MAP, phy2log)
+        self._records = records
+        known = [record if isinstance(record, dict) else {} for record in records]
+        self.ranks = {_rank(record, number) for number, record in enumerate(known) if "rank" in record}
+        self._keys = [record.get("forward_pass_id") for record in known]
+        self.ids_are_numbers = all(isinstance(key, int) for key in self._keys)
+
+    def counts(self) -> Iterator[tuple[str, Any, NDArray[Any]]]:
+        """Name, pass and checked ``[layers, slots]`` of every record."""
+        for number, (record, key) in enumerate(zip(self._records, self._keys, strict=True)):
+            name = f"record {number}"
+            counts = _slot_counts(record, self.slots.shape, name)
+            yield name, key if isinstance(key, int | str) else ("record", number), counts
+
+
+def _rank(record: dict[Any, Any], number: int) -> int:
+    rank = record["rank"]
+    if type(rank) is not int or not 0 <= rank < _MOST_RANKS:
+        raise TraceError(f"record {number}: rank must be a number from 0 to {_MOST_RANKS - 1}, got {shown(rank)}")
+    return rank
 
 
 def _slot_counts(record: Any, shape: tuple[int, int], name: str) -> NDArray[Any]:
@@ -200,22 +210,25 @@ def _counted(ids: NDArray[Any], shape: tuple[int, int], name: str) -> NDArray[An
     return np.bincount(at[ids >= 0], minlength=layers * slots).reshape(shape)
 
 
-def _checked(counts: NDArray[Any], record: str) -> NDArray[Any]:
+def _checked(counts: NDArray[Any], name: str) -> NDArray[Any]:
+    """Refuse what is no count, and a layer of more than 2**53 tokens, below which no sum is rounded."""
     try:
         refuse_faults(counts[None])
     except TraceError as error:
-        raise TraceError(f"{record}: {error}") from None
+        raise TraceError(f"{name}: {error}") from None
+    if beyond := beyond_total(counts[None]):
+        layer, total = beyond
+        raise TraceError(f"{name}: layer {layer}: totals {total} tokens, more than 2**53")
     return counts
 
 
-def _narrow(counts: NDArray[Any]) -> NDArray[Any]:
-    """Very many passes wait for the other ranks' shares."""
-    return counts.astype(np.int32) if counts.dtype.kind == "i" and counts.max(initial=0) < 2**31 else counts
-
-
-def _added(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    wide = np.float64 if "f" in (first.dtype.kind, second.dtype.kind) else np.int64
-    return _narrow(first.astype(wide) + second)
+def _added(before: NDArray[Any] | None, counts: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return the sum of ``[layers, experts]`` so far, in as few bits as it needs."""
+    if before is not None and before.shape != counts.shape:
+        raise TraceError(f"{name}: {list(counts.shape)} layers and experts, other ranks have {list(before.shape)}")
+    if before is not None:  # two numbers up to 2**53 cannot wrap
+        counts = _checked(counts + before, f"{name}, added to those before it")
+    return counts.astype(narrowest(counts[None]))
 
 
 def _ranks_beside(path: Path) -> set[int]:

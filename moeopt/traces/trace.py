@@ -63,7 +63,7 @@ class Trace(ArrayFields):
     (2, [[5, 3], [4, 4]])
     """
 
-    windows: NDArray[np.int64] | NDArray[np.float64]
+    windows: NDArray[Any]
     layer_ids: tuple[int, ...] = ()
     source: str = "trace"
     sha256: str | None = field(default=None, compare=False)

@@ -22,7 +22,7 @@ from moeopt.traces.request import Request
 from moeopt.traces.trace import MAX_LAYERS, Trace, narrowest, refuse_faults
 
 META = "meta_info.json"
-NAME = re.compile(r"rank([0-9]{1,9})\.safetensors")
+NAME = re.compile(r"rank(0|[1-9][0-9]{0,8})\.safetensors")
 _KEY = re.compile(r"([0-9]{1,15})_([0-9]{1,9})")
 _BLOCK = 2**20  # counts added up over the ranks in one go
 _MAPPED = 2**27  # bytes of a file that are looked at before their pages are given back

@@ -14,17 +14,17 @@ import typer
 from typer import Option
 
 from benchmarking.fresh import cold_start, memory_rows
-from benchmarking.measure import balancer_rows, exact_row, growth_rows
+from benchmarking.measure import balancer_rows, exact_row, growth_rows, moves_row
 from benchmarking.page import page
 from benchmarking.pictures import pictures
 from benchmarking.records import Facts, Results
 from benchmarking.rivals import duels, load_module
 from moeopt._files import write_whole
 from moeopt.balancers import BALANCERS
-from moeopt.cli import exit_code
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError
+from moeopt.exit_codes import exit_code
 from moeopt.load import LoadMatrix
 from moeopt.picking import pick_methods
 from moeopt.report.files import check_folder
@@ -87,6 +87,14 @@ def benchmark(
             if fits(loads[0].num_experts, *shape):
                 tell(f"plain versions: {loads[0].source}, {shape[1]} slots on {gpus} GPUs")
                 results.duels.extend(duels(loads[0], *shape, rivals))
+        for load, older in zip(loads, loads[1:] + loads[:1], strict=True):
+            if len(loads) == 1 or load.values.shape != older.values.shape:
+                continue
+            for gpus, slots in QUICK_SETTINGS if quick else DUELS:
+                shape = (gpus, slots * load.num_experts // 256)
+                if fits(load.num_experts, *shape):
+                    tell(f"repair: {load.source}, {shape[1]} slots on {gpus} GPUs")
+                    results.moves.append(moves_row(load, older, *shape, repeats))
         for load in loads:
             own = [(gpus, slots * load.num_experts // 256) for gpus, slots in (QUICK_SETTINGS if quick else SETTINGS)]
             problems, refused = pose(load, wanted or [shape for shape in own if fits(load.num_experts, *shape)])

@@ -84,6 +84,12 @@ def test_highs_without_time_ends_with_the_start_it_was_given_and_with_nothing_wi
     assert np.array_equal(*(copies > 0 if problem.splits else copies for copies in pairs))
 
 
+def test_a_start_of_fractional_flows_never_exceeds_a_variable_by_its_rounding():
+    for seed in range(60):
+        problem = PlacementProblem(np.random.default_rng(seed).lognormal(0, 2, (1, 4)), 3, 6, split="optimal")
+        assert milp.MilpFlowModel(layer_model(Solution(problem, eplb(problem)))).build(Limits())
+
+
 HINTABLE = [name for name in GENERAL if name != "brute_force"]
 """Exact methods that a hint changes."""
 

@@ -110,7 +110,7 @@ def test_the_name_of_a_file_reaches_messages_escaped_and_sources_too(read, tmp_p
 WIDE = torch.zeros(1).expand(2, 10**9)
 RECORD = {"forward_pass_id": 0, "global_physical_count": torch.ones(1).long().expand(2**14, 2**12)}
 LIES = {
-    "npy header of more than memory": (npy_header((10**6, 10**12)), "at most 536870912 numbers"),
+    "npy header of more than memory": (npy_header((10**6, 10**12)), "at most 4294967296 numbers"),
     "npy header of more than the file": (
         npy_header((1000, 1000)),
         r"claims shape \[1000, 1000\] of int8, the file h",
@@ -118,7 +118,7 @@ LIES = {
     "npy header of nothing": (npy_header((0, 10**12)), "."),
     "npy header below nothing": (npy_header((-5, 2)) + b"0" * 99, "header claims|shape"),
     "npy of huge entries": (npy_header((3,), "|V1000000"), "header claims"),
-    "npz header of more than memory": (archive([("a.npy", npy_header((10**6, 10**12)))]), "at most 536870912"),
+    "npz header of more than memory": (archive([("a.npy", npy_header((10**6, 10**12)))]), "at most 4294967296"),
     "npz that unpacks to much": (bomb(), "an archive of 8589934588 bytes when unpacked, at most 4294967296"),
     "pt of one number": (saved({"logical_count": WIDE, "physical_to_logical_map": WIDE}), "at most 536870912 numbers"),
     "pt of one number, bare": (saved(WIDE), "at most 536870912 numbers|no physical_to_logical_map"),
@@ -285,3 +285,14 @@ def test_names_of_tensors_reach_messages_short_and_escaped(tmp_path):
 def test_a_folder_that_claims_much_is_refused_before_memory_is_taken(tmp_path):
     trtllm_ranks(tmp_path, meta={"num_experts": 10**9})
     refused(read_trace, tmp_path, r"the folder has shape \[5, 3, 1000000000\]; at most 536870912 numbers")
+
+
+def test_a_rank_of_billions_names_no_billions_of_missing_ones(tmp_path):
+    trtllm_ranks(tmp_path)
+    (tmp_path / "rank999999999.safetensors").write_bytes((tmp_path / "rank1.safetensors").read_bytes())
+    refused(read_trace, tmp_path, "the files of ranks 3, 4, 5, .* are missing, those of ranks 0, 1, 2, 999999999 are")
+    record = {"forward_pass_id": 1, "rank": 2**16 - 1, "global_physical_count": torch.ones(2, 3)}
+    (tmp_path / "file").write_bytes(
+        saved({"records": [record], "last_physical_to_logical_map": torch.ones(2, 3).long()})
+    )
+    refused(read_trace, tmp_path / "file", r"share of rank 65535 only.*: ranks 0, 1, .*, \.\.\. and perhaps")

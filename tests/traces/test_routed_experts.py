@@ -176,6 +176,20 @@ def test_a_damaged_field_is_named(field, rule, tmp_path):
     assert str(caught.value).isprintable()
 
 
+def test_responses_without_routed_experts_are_passed_over(tmp_path):
+    """An error, and a server that was asked for none."""
+    none = {"choices": [{"routed_experts": None}], "prompt_routed_experts": None}
+    (tmp_path / "r").write_text(json_lines([none, {"error": "x"}, sglang_response(bare), none]))
+    trace = read_trace(tmp_path / "r", **SIZES)
+    assert (trace.windows.tolist(), trace.ordered) == ([counted(IDS).tolist()], True)
+    (tmp_path / "r").write_text(json_lines([none, none]))
+    with pytest.raises(TraceError, match="no routed experts: every field is empty"):
+        read_trace(tmp_path / "r", **SIZES)
+    (tmp_path / "r").write_text('{"logical_count": [[1]]}')
+    with pytest.raises(TraceError, match="no routed_experts in the JSON; it holds the keys logical_count"):
+        read_trace(tmp_path / "r", routed_experts=True, **SIZES)
+
+
 def test_bare_int32_needs_its_shape_from_the_caller(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(sglang_response(bare)))
     with pytest.raises(TraceError, match="bare int32 without a shape: num_layers and top_k are needed"):

@@ -157,12 +157,14 @@ def changed(folder, rank, change):
         (lambda dump: dump.update(records=[]), "_1.pt: records is not a list with at least one record"),
         (lambda dump: dump.pop("last_physical_to_logical_map"), "records need last_physical_to_logical_map"),
         (lambda dump: dump["records"][2].pop("global_physical_count"), "_1.pt: record 2: no global_physical_count"),
+        (lambda dump: dump["records"][2].update(rank=2**31), "record 2: rank must be a number from 0 to 65535, got 21"),
+        (lambda dump: dump["records"][2].update(rank=None), "record 2: rank must be a number from 0 to 65535, got No"),
         (lambda dump: dump["records"][2].update(rank=3), "_1.pt: its records must all have one rank"),
         (lambda dump: dump["records"][2].update(forward_pass_id="x"), "a forward_pass_id that is a number"),
         (lambda dump: dump["records"][2]["global_physical_count"].fill_(-1), "record 2: layer 0, column 0: -1 is neg"),
         (
             lambda dump: dump["last_physical_to_logical_map"].fill_(0),
-            "forward pass 3 of .4, 8. layers and experts, other ranks have .4, 1.",
+            "record 0: .4, 8. layers and experts, other ranks have .4, 1.",
         ),
         (lambda dump: dump["last_physical_to_logical_map"].fill_(12), "names expert 12 with 12 slots"),
         (

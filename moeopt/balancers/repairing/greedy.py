@@ -23,6 +23,7 @@ from moeopt.balancers.repairing.kernels import (
 _LEAST_COST = -2
 
 _AIMS = 3
+"""Sizes of the last copy for which cycles are looked for."""
 
 
 @kernel
@@ -87,7 +88,7 @@ def best_swap(row, paths, f, ceiling, colocated, rate, least):  # type: ignore[n
 
 
 class Spreads(NamedTuple):
-    """Per expert: the size of a copy if there is one less or one more, and how that changes the excess of all holders."""
+    """Per expert the size of a copy if there is one less or one more, and how its holders' excess changes."""
 
     grown: Any
     rises: Any
@@ -231,7 +232,9 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # typ
                 if raised(stop):
                     break
                 last = paths.rising[(2 * aim + 1) * slots // (2 * _AIMS)]
-                least, n = cheapest_cycle(row, roots, last, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
+                least, n = cheapest_cycle(
+                    row, roots, last, ceiling, paths, top, True, colocated, -TINY * ceiling, trial
+                )
                 if n > 2:
                     spent = cycle_cost(row, trial, n)
                     removed = top * spent - least
