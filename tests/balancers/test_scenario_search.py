@@ -145,6 +145,16 @@ def test_within_one_or_two_moves_no_swap_or_replacement_is_better(rules, max_mov
             assert reached == pytest.approx(least_cost(problem), rel=ROUNDING)
 
 
+@pytest.mark.parametrize("max_moves", [1, 2])
+def test_on_eight_gpus_no_swap_or_replacement_is_better_either(drifting, max_moves):
+    problem, later = drifting
+    limited = replace(later[0], reference=eplb(problem)[0], max_moves=max_moves)
+    reached = cost(limited, scenario_search(limited))[0]
+    best = best_single_change(limited)
+    assert reached <= best * (1 + ROUNDING)
+    assert max_moves > 1 or reached == pytest.approx(best, rel=ROUNDING)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 def test_within_a_few_moves_small_layers_come_near_the_optimum(rules):
