@@ -224,10 +224,11 @@ def slots_words(curve: pd.DataFrame, dispatch: str) -> str:
     enough = int(rows.index[rows.to_numpy() <= best * (1 + ENOUGH)][0])
     if enough == fewest:
         return f"Split `{dispatch}`, redundant slots bring at most {_percent(1 - best / rows[fewest])} % here."
-    return (
-        f"Split `{dispatch}`, {enough} slots take {_percent(1 - rows[enough] / rows[fewest])} % less expert time than "
-        f"{fewest}, and more of them bring less than {_percent(ENOUGH)} %."
-    )
+    saved = _percent(1 - rows[enough] / rows[fewest])
+    told = f"Split `{dispatch}`, {enough} slots take {saved} % less expert time than {fewest}"
+    if enough == rows.index[-1]:
+        return f"{told}; more of them were not tried."
+    return f"{told}, and more of them bring less than {_percent(ENOUGH)} %."
 
 
 def _change(share: float) -> str:
