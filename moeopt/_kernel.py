@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import njit, types
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -15,6 +15,15 @@ def kernel(function: Callable[..., Any]) -> Any:
     can be written: the function is then compiled in every process.
     """
     try:
-        return njit(cache=True, nogil=True)(function)
+        compiled = njit(cache=True, nogil=True)(function)
     except RuntimeError:
-        return njit(nogil=True)(function)
+        compiled = njit(nogil=True)(function)
+    template = compiled.get_call_template
+
+    def without_literals(arguments: Any, keywords: Any) -> Any:
+        """Type a call by another kernel: numba would compile once more for every literal number in it."""
+        plain = {name: types.unliteral(value) for name, value in keywords.items()}
+        return template(tuple(types.unliteral(value) for value in arguments), plain)
+
+    compiled.get_call_template = without_literals
+    return compiled

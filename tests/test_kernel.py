@@ -1,4 +1,4 @@
-"""Compiled functions work, uncached, where nothing can be written."""
+"""Compiled functions are compiled once, and work, uncached, where nothing can be written."""
 
 import os
 import shutil
@@ -7,6 +7,22 @@ import sys
 from pathlib import Path
 
 import moeopt
+from moeopt._kernel import kernel
+
+
+@kernel
+def _twice(number):
+    return 2 * number
+
+
+@kernel
+def _sum(number):
+    return _twice(number) + _twice(3) + _twice(number=4)
+
+
+def test_numbers_written_in_a_caller_do_not_compile_a_kernel_once_more():
+    assert _sum(5) == 24
+    assert len(_twice.signatures) == 1
 
 
 def test_where_neither_source_nor_home_can_be_written_the_package_works(tmp_path):
