@@ -28,7 +28,7 @@ def small_problems(draw):
     return PlacementProblem([loads], gpus, gpus * size, **rules)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(small_problems())
 def test_no_bound_exceeds_the_optimum(problem):
     optimum = solve_brute_force(problem).makespan[0]

@@ -1,4 +1,4 @@
-"""Compiled functions work, uncached, where nothing can be written."""
+"""Compiled functions are compiled once, and work, uncached, where nothing can be written."""
 
 import os
 import shutil
@@ -7,17 +7,33 @@ import sys
 from pathlib import Path
 
 import moeopt
+from moeopt._kernel import kernel
 
 
-def test_where_neither_source_nor_home_can_be_written_the_package_works(tmp_path):
+@kernel
+def _twice(number):
+    return 2 * number
+
+
+@kernel
+def _sum(number):
+    return _twice(number) + _twice(3) + _twice(number=4)
+
+
+def test_numbers_written_in_a_caller_do_not_compile_a_kernel_once_more():
+    assert _sum(5) == 24
+    assert len(_twice.signatures) == 1
+
+
+def test_where_neither_source_nor_home_can_be_written_they_work(tmp_path):
     """A file in the place of every ``__pycache__`` folder keeps even root from writing there."""
     tree = tmp_path / "moeopt"
     shutil.copytree(Path(moeopt.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in [tree, *(path for path in tree.rglob("*") if path.is_dir())]:
         (folder / "__pycache__").write_text("")
     code = (
-        "import moeopt; from moeopt import PlacementProblem, balancers;"
-        "print(moeopt.__file__); print(balancers.eplb(PlacementProblem([[9, 5, 4, 2]], 2)).phy2log.tolist())"
+        "import moeopt, numpy; from moeopt.replication import replicate;"
+        "print(moeopt.__file__); print(replicate(numpy.array([[9.0, 5, 4, 2]]), 6)[0].tolist())"
     )
     nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"), "/dev/null")
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | nowhere
@@ -26,4 +42,4 @@ def test_where_neither_source_nor_home_can_be_written_the_package_works(tmp_path
         env=environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [str(tree / "__init__.py"), "[[0, 3, 1, 2]]"]
+    assert run.stdout.splitlines() == [str(tree / "__init__.py"), "[[0, 1, 2, 3, 0, 1]]"]

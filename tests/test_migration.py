@@ -38,7 +38,7 @@ def most_arrivals(before, after, layer):
     return max(sum((new - old).values()) for old, new in pairs)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(two_placements(), st.integers(1, 3))
 def test_replayed_step_by_step_every_round_keeps_its_limits(placements, per_round):
     reference, target = placements
@@ -70,7 +70,7 @@ def test_no_copy_travels_twice_and_what_stays_keeps_its_slot(placements):
     assert (np.sum(written, axis=-1) == metrics.moves(reference, target)).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(two_placements())
 def test_senders_hold_what_they_send_and_every_transfer_has_one(placements):
     reference, target = placements

@@ -1,6 +1,7 @@
 """What every balancer must do: on named instances, on random problems of every variant, on loads of full scale."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from moeopt.balancers import (
 from moeopt.balancers.pairing import pairing
 from moeopt.errors import NoPlacementError
 from moeopt.methods import refusal
+from moeopt.traces import Trace
 from tests.balancers.problems import random_problem
 from tests.instances import EPLB_README, INSTANCES
 
@@ -66,17 +68,30 @@ def test_a_balancer_answers_feasibly_or_says_why_not(balancer, name):
         assert metrics.moves(problem.reference, placement)[0] >= optimum
 
 
+def posed(balancer, seed):
+    """A random problem, in steps for the balancer to which they make a difference."""
+    problem = random_problem(seed)
+    if balancer is not scenario_search:
+        return problem
+    loads = problem.load.values
+    return replace(problem, load=Trace(np.random.default_rng(seed).poisson(loads, (4, *loads.shape))))
+
+
 @pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
 def test_random_problems_of_every_variant_are_refused_beforehand_or_placed_feasibly(balancer):
-    answers = [answer(balancer, random_problem(seed)) for seed in range(300)]
-    assert sum(placement is not None for placement in answers) >= 10
+    """Until forty are placed, or three hundred have been seen."""
+    placed = seed = 0
+    while placed < 40 and seed < 300:
+        placed += answer(balancer, posed(balancer, seed)) is not None
+        seed += 1
+    assert placed >= 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("balancer", EVERY.values(), ids=EVERY)
-def test_thousands_of_random_problems_are_refused_beforehand_or_placed_feasibly(balancer):
-    for seed in range(300, 1300):
-        answer(balancer, random_problem(seed))
+def test_hundreds_of_random_problems_are_refused_beforehand_or_placed_feasibly(balancer):
+    for seed in range(300, 900):
+        answer(balancer, posed(balancer, seed))
 
 
 @pytest.mark.parametrize("balancer", STARTING.values(), ids=STARTING)

@@ -42,7 +42,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_is_feasible_and_never_worse_than_eplb(variant, seed):
     problem = VARIANTS[variant](loads(seed))
     reached = makespan(problem, search(problem, seed=seed))
@@ -147,12 +147,19 @@ def test_annealed_counts_beat_greedy_ones_at_full_scale(recording, gpus, slots):
     assert ours.sum() < 0.997 * theirs.sum()
 
 
-SHAPES = {"two slots": (96, 192), "three slots": (50, 150), "four slots": (40, 160), "levelled": (128, 640)}
+SHAPES = {
+    "two slots": (128, 96, 192),
+    "three slots": (128, 50, 150),
+    "four slots": (128, 40, 160),
+    "levelled": (64, 64, 320),
+}
+"""Experts, GPUs and slots."""
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_deadline_cuts_the_fixed_stages_off_and_keeps_the_best(shape):
-    problem = PlacementProblem(loads(13, layers=1, experts=128), *shape)
+    experts, *shape = shape
+    problem = PlacementProblem(loads(13, layers=1, experts=experts), *shape)
     start, whole = eplb(problem), search(problem)
     assert quick_search(problem) == whole
     assert quick_search(problem, deadline=time.perf_counter() + 1e6) == whole

@@ -242,11 +242,17 @@ def test_bad_input_ends_with_2_one_line_and_no_report(tmp_path, traces, loads, c
     assert not out.exists()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def done(loads):
     reference = eplb(PlacementProblem(loads[0], GPUS, SLOTS))
     problem = PlacementProblem(loads[1], GPUS, SLOTS, allow_empty_slots=True, reference=reference)
     return study(problem, {"eplb": eplb}, {}, NEVER)
+
+
+@pytest.fixture(scope="module")
+def cheap(done):
+    """The moves of that study with the cheap bounds alone."""
+    return study_moves(done, NEVER)
 
 
 class Prover:
@@ -261,7 +267,7 @@ class Prover:
         return Bound(np.full(problem.num_layers, self.value), ("prover",) * problem.num_layers)
 
 
-def test_expensive_bounds_are_asked_for_open_layers_with_the_time_limit(done):
+def test_expensive_bounds_are_asked_for_open_layers_with_the_time_limit(done, cheap):
     prover = Prover(0.0)
     found = study_moves(done, NEVER, prover)
     assert 0 < len(prover.asked) <= len(PROVEN_AT)
@@ -269,7 +275,7 @@ def test_expensive_bounds_are_asked_for_open_layers_with_the_time_limit(done):
         assert limit <= 0.2
         assert not problem.allow_empty_slots
         assert (target > 0).all()
-    assert found.proven[0].source == study_moves(done, NEVER).proven[0].source, "0 is no news"
+    assert found.proven[0].source == cheap.proven[0].source, "0 is no news"
 
 
 def test_no_expensive_bound_is_asked_for_once_the_budget_is_spent(done):
@@ -284,15 +290,15 @@ def test_no_expensive_bound_is_asked_for_once_the_budget_is_spent(done):
     assert prover.asked[0][1] <= 0.05
 
 
-def test_what_a_loose_ceiling_needs_a_tight_one_needs_too(done):
+def test_what_a_loose_ceiling_needs_a_tight_one_needs_too(done, cheap):
     class Loose(Prover):
         def __call__(self, problem, *, time_limit, target):
             bound = super().__call__(problem, time_limit=time_limit, target=target)
             return bound if len(self.asked) == 1 else Bound.unknown(problem.num_layers)
 
-    plain, raised = study_moves(done, NEVER), study_moves(done, NEVER, Loose(1.0))
+    raised = study_moves(done, NEVER, Loose(1.0))
     for point in range(len(CEILINGS)):
-        assert (raised.needed(point).value >= plain.needed(point).value).all()
+        assert (raised.needed(point).value >= cheap.needed(point).value).all()
     loose = next(i for i in reversed(PROVEN_AT) if "prover" in raised.proven[i].source)
     layer = raised.proven[loose].source.index("prover")
     assert raised.needed(0).value[layer] >= 1
@@ -303,11 +309,10 @@ def test_a_bound_above_a_placement_is_a_contradiction_that_names_the_layer(done)
         study_moves(done, NEVER, Prover(99.0))
 
 
-def test_a_bound_that_refuses_leaves_what_is_cheap(done):
+def test_a_bound_that_refuses_leaves_what_is_cheap(done, cheap):
     def refuses(problem, **options):
         raise UnsupportedError("too many slots")
 
-    cheap = study_moves(done, NEVER)
     found = study_moves(done, NEVER, refuses)
     assert [bound.value.tolist() for bound in found.proven] == [bound.value.tolist() for bound in cheap.proven]
 
@@ -348,8 +353,8 @@ def test_a_placement_in_force_that_is_already_best_needs_no_move(loads):
     assert Image.open(io.BytesIO(moves_picture(found, "title"))).size[0] > 400
 
 
-def test_layers_without_a_placement_are_not_counted(done):
-    found = study_moves(done, NEVER)
+def test_layers_without_a_placement_are_not_counted(cheap):
+    found = cheap
     rows = found.repaired[0].placement.phy2log.copy()
     rows[1] = -1
     partly = Migration.of(found.problem, type(found.repaired[0].placement)(rows, EXPERTS, GPUS))

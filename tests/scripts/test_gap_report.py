@@ -59,7 +59,8 @@ def command(*arguments):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, trace):
     out = tmp_path_factory.mktemp("out") / "report"
-    arguments = ("--trace", trace, "--gpus", "3,4", "--slots", "16,20", "--methods", METHODS, "--out", out)
+    arguments = ("--trace", trace, "--gpus", "3,4", "--slots", "16,20", "--methods", METHODS, "--time-limit", "0.3")
+    arguments += ("--out", out)
     result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return out, result
@@ -312,7 +313,7 @@ def test_interruption_ends_with_130_without_traceback_or_files(tmp_path):
         command("--gpus", "160", "--slots", "320", "--methods", "solve", "--time-limit", "60", "--out", tmp_path / "o"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(8)
+    time.sleep(4)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
