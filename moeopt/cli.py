@@ -161,14 +161,14 @@ def plan(
     single_rank: SingleRank = False,
 ) -> None:
     """Plan a placement for recorded loads and write the file that an engine loads."""
-    from moeopt.balancers import BALANCERS
+    from moeopt.balancers import BALANCERS, scenario_search
     from moeopt.commands import plan_file
     from moeopt.picking import pick_methods
     from moeopt.report.settings import ranges
     from solvers import SOLVERS
 
     exact = {name: partial(solver, time_limit=time_limit) for name, solver in SOLVERS.items()}
-    (picked,) = pick_methods([method], {**BALANCERS, **exact}, argument="method")
+    (picked,) = pick_methods([method], {**BALANCERS, "scenario_search": scenario_search, **exact}, argument="method")
     told = plan_file(
         trace, out, engine, gpus, slots, method=next(iter(picked.values())), layer_ids=ranges("layer_ids", layer_ids),
         model_layers=model_layers, nodes=nodes, groups=groups, reference=reference, expert_bytes=expert_bytes,

@@ -16,7 +16,7 @@ from moeopt import metrics
 from moeopt._text import printable
 from moeopt.checkup import check
 from moeopt.errors import InputError, TraceError
-from moeopt.load import LoadMatrix
+from moeopt.load import LoadMatrix, as_load
 from moeopt.placement import Placement
 from moeopt.planning import Method, plan
 from moeopt.problem import PlacementProblem
@@ -208,7 +208,7 @@ def _numbered_for(
     recorded: Trace, path: File, layer_ids: Sequence[int] | None, engine: str | None, model_layers: int | None
 ) -> LoadMatrix:
     """Return the loads, if their layers have the numbers by which an engine finds them."""
-    load = recorded.total()
+    load = as_load(recorded)
     if engine is not None and engine_named(engine).by_layer_id and model_layers is not None:
         if layer_ids is None and _counted(load) and load.num_layers < model_layers:
             first = model_layers - load.num_layers

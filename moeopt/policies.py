@@ -152,12 +152,12 @@ def standard_policies(every: Sequence[int], window: int | None = None) -> list[P
     """
     policies = [NEVER, ONCE, Policy(scenario_search, name="once, on steps")]
     for steps in every:
-        again = partial(Policy, every=steps, window=window)
-        policies += [again(eplb), *(again(relabelled(method)) for method in (eplb, near_optimum, scenario_search))]
-        policies.append(again(repair, max_moves=2))
+        methods = (eplb, *(relabelled(method) for method in (eplb, near_optimum, scenario_search)))
+        mended = (("repair", repair, 2), *(("scenario repair", scenario_search, moves) for moves in FEW_MOVES))
+        policies += [Policy(method, steps, window, name=f"{_name_of(method)} every {steps}") for method in methods]
         policies += [
-            again(scenario_search, max_moves=moves, name=f"scenario repair every {steps}, {_moves(moves)}")
-            for moves in FEW_MOVES
+            Policy(method, steps, window, moves, name=f"{name} every {steps}, {_moves(moves)}")
+            for name, method, moves in mended
         ]
     return policies
 
