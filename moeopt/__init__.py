@@ -12,6 +12,7 @@ from moeopt.errors import (
     TraceError,
     UnsupportedError,
 )
+from moeopt.foreign import from_rebalance_experts
 from moeopt.front import MovesFront, moves_front
 from moeopt.load import LoadMatrix
 from moeopt.migration import migration_rounds, migration_senders
@@ -19,6 +20,7 @@ from moeopt.placement import Placement
 from moeopt.policies import Policy
 from moeopt.problem import PlacementProblem
 from moeopt.replay import replay
+from moeopt.slots import SlotBudget, slot_budget
 from moeopt.solution import Solution, SolveStatus, Stop, gap_to_bound
 from moeopt.verify import verify, verify_bound
 
@@ -34,18 +36,21 @@ __all__ = [
     "PlacementError",
     "PlacementProblem",
     "Policy",
+    "SlotBudget",
     "Solution",
     "SolveStatus",
     "Stop",
     "TraceError",
     "UnsupportedError",
     "compare",
+    "from_rebalance_experts",
     "gap_to_bound",
     "migration_rounds",
     "migration_senders",
     "moves_front",
     "rebalance_experts",
     "replay",
+    "slot_budget",
     "verify",
     "verify_bound",
 ]

@@ -23,7 +23,7 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def parser_reason(error: Exception) -> str:
+def parser_reason(error: BaseException) -> str:
     """What a foreign parser said about a broken file or value: one line, not too long."""
     lines = str(error).strip().splitlines()
     return printable(lines[0].strip(), 200) if lines else type(error).__name__

@@ -1,19 +1,30 @@
-"""The command ``moeopt``: it brings balancers and exact methods together, and turns errors into one line."""
+"""The command ``moeopt``: it brings balancers and exact methods together."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
+
+from moeopt.exit_codes import exit_code
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 """In a checkout only: the benchmark compares with the plain versions among its tests."""
+
+ENGINE_HELP = "What loads it: sglang, vllm, vllm-jsonl, trtllm, ascend, omni; or npz, csv."
+MODEL_LAYERS_HELP = "Layers of the model, dense ones too. [default: up to the last one that is there]"
+
+RoutedExperts = Annotated[bool, Option("--routed-experts", help="Arrays are [tokens, layers, top_k] of experts.")]
+SingleRank = Annotated[bool, Option("--single-rank", help="Take what is there although files of other ranks are not.")]
+Experts = Annotated[int | None, Option(help="Experts per layer, which routed experts do not say.")]
+WindowTokens = Annotated[int | None, Option(help="Cut routed experts into windows of so many tokens.")]
+StepsPerWindow = Annotated[int | None, Option(help="Add up so many recorded steps to one window.")]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -43,7 +54,9 @@ def gap_report(
     slots: Annotated[str | None, Option(help="List of total slots; all combinations that divide are run.")] = None,
     nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
     groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
-    methods: Annotated[str | None, Option(help="List of methods. [default: balancers, one exact method]")] = None,
+    methods: Annotated[
+        str | None, Option(help="List of methods, or FILE.py:FUNCTION. [default: balancers, one exact method]")
+    ] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
     time_limit: Annotated[float | None, Option(help="Seconds per layer. [default: 2, and 60 per setting]")] = None,
     jobs: Annotated[int | None, Option(help="Layers solved at a time on this machine. [default: 1]")] = None,
@@ -56,6 +69,9 @@ def gap_report(
     out: Annotated[Path, Option(help="Folder for the report's files.")] = Path("report"),
     quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
     verify: Annotated[bool, Option("--verify", help="Check all placements and bounds in exact arithmetic.")] = False,
+    routed_experts: RoutedExperts = False,
+    experts: Experts = None,
+    single_rank: SingleRank = False,
 ) -> None:  # fmt: skip
     """Run every balancer beside exact methods and report the gap to a proven lower bound."""
     # Imported late, so that --help is quick and Ctrl-C during the imports is caught in main.
@@ -71,6 +87,7 @@ def gap_report(
         methods=names("methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, cluster=cluster,
         repeats=repeats, reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
         reference_trace=reference_trace, expert_bytes=expert_bytes, moves_bound=moves_bound,
+        reading={"routed_experts": routed_experts, "num_experts": experts, "single_rank": single_rank},
     )  # fmt: skip
 
 
@@ -99,6 +116,11 @@ def replay(
     seed: Annotated[int, Option(help="Seed of the generated trace.")] = 0,
     out: Annotated[Path, Option(help="Folder for the page and its pictures.")] = Path("replay"),
     quiet: Annotated[bool, Option("--quiet", help="No progress, no tables.")] = False,
+    routed_experts: RoutedExperts = False,
+    experts: Experts = None,
+    window_tokens: WindowTokens = None,
+    steps_per_window: StepsPerWindow = None,
+    single_rank: SingleRank = False,
 ) -> None:
     """Is rebalancing worth it? Run policies over recorded steps, every plan judged on the steps after it."""
     from moeopt.policies import METHODS
@@ -110,7 +132,110 @@ def replay(
         policy=policy or (), every=numbers("every", every), window=window, warmup=warmup, dispatch=dispatch,
         move_price=move_price, expert_bytes=expert_bytes, bandwidth=bandwidth, layer_step_seconds=layer_step_seconds,
         charge_planning=charge_planning, competition=competition, seed=seed, out=out, quiet=quiet, command=context.obj,
+        reading={
+            "routed_experts": routed_experts, "num_experts": experts, "window_tokens": window_tokens,
+            "steps_per_window": steps_per_window, "single_rank": single_rank,
+        },
     )  # fmt: skip
+
+
+@app.command()
+def plan(
+    trace: Annotated[str, Option(help="Recorded loads.")],
+    gpus: Annotated[int, Option(help="GPUs.")],
+    engine: Annotated[str, Option(help=ENGINE_HELP)],
+    out: Annotated[Path, Option(help="File to write.")],
+    slots: Annotated[int | None, Option(help="Total slots. [default: the fewest that hold all experts]")] = None,
+    model_layers: Annotated[int | None, Option(help=MODEL_LAYERS_HELP)] = None,
+    layer_ids: Annotated[str | None, Option(help="The model's own numbers of the trace's layers, e.g. 3-60.")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    reference: Annotated[str | None, Option(help="File with the placement in force.")] = None,
+    expert_bytes: Annotated[int | None, Option(help="Bytes of one expert in one layer, to tell moves in GB.")] = None,
+    within: Annotated[float | None, Option(help="Fewest moves within this share of the best, e.g. 0.01.")] = None,
+    max_moves: Annotated[int | None, Option(help="The best with at most so many moves per layer.")] = None,
+    method: Annotated[str, Option(help="Any method, or FILE.py:FUNCTION.")] = "search",
+    time_limit: Annotated[float, Option(help="Seconds per layer of an exact method.")] = 2.0,
+    routed_experts: RoutedExperts = False,
+    experts: Experts = None,
+    single_rank: SingleRank = False,
+) -> None:
+    """Plan a placement for recorded loads and write the file that an engine loads."""
+    from moeopt.balancers import BALANCERS, scenario_search
+    from moeopt.commands import plan_file
+    from moeopt.picking import pick_methods
+    from moeopt.report.settings import ranges
+    from solvers import SOLVERS
+
+    exact = {name: partial(solver, time_limit=time_limit) for name, solver in SOLVERS.items()}
+    (picked,) = pick_methods([method], {**BALANCERS, "scenario_search": scenario_search, **exact}, argument="method")
+    told = plan_file(
+        trace, out, engine, gpus, slots, method=next(iter(picked.values())), layer_ids=ranges("layer_ids", layer_ids),
+        model_layers=model_layers, nodes=nodes, groups=groups, reference=reference, expert_bytes=expert_bytes,
+        within=within, max_moves=max_moves,
+        reading={"routed_experts": routed_experts, "num_experts": experts, "single_rank": single_rank},
+    )  # fmt: skip
+    print(told)
+
+
+@app.command()
+def convert(
+    file: Annotated[str, Argument(help="A placement or loads, of any format that can be read.")],
+    out: Annotated[Path, Argument(help="File to write.")],
+    engine: Annotated[str | None, Option(help=ENGINE_HELP)] = None,
+    loads: Annotated[str | None, Option(help="Write loads instead: json, npy or npz.")] = None,
+    experts: Annotated[int | None, Option(help="Experts per layer, of a placement or of routed experts.")] = None,
+    gpus: Annotated[int | None, Option(help="GPUs, of a placement.")] = None,
+    layer_ids: Annotated[str | None, Option(help="The model's own numbers of the layers, e.g. 3-60.")] = None,
+    model_layers: Annotated[int | None, Option(help=MODEL_LAYERS_HELP)] = None,
+    trace: Annotated[str | None, Option(help="Loads by which empty slots are filled with copies.")] = None,
+    routed_experts: RoutedExperts = False,
+    window_tokens: WindowTokens = None,
+    steps_per_window: StepsPerWindow = None,
+    max_bytes: Annotated[int | None, Option(help="The most bytes of loads, unpacked. [default: 4 GiB]")] = None,
+    single_rank: SingleRank = False,
+) -> None:
+    """Write a placement or loads in another format."""
+    from moeopt.commands import convert_file
+    from moeopt.report.settings import ranges
+
+    told = convert_file(
+        file, out, engine=engine, loads=loads, experts=experts, gpus=gpus, model_layers=model_layers, trace=trace,
+        layer_ids=ranges("layer_ids", layer_ids),
+        reading={
+            "routed_experts": routed_experts, "num_experts": experts, "window_tokens": window_tokens,
+            "steps_per_window": steps_per_window, "max_bytes": max_bytes, "single_rank": single_rank,
+        },
+    )  # fmt: skip
+    print(told)
+
+
+@app.command()
+def check(
+    file: Annotated[str, Argument(help="A placement, of any format that can be read.")],
+    trace: Annotated[str, Option(help="Recorded loads.")],
+    gpus: Annotated[int, Option(help="GPUs.")],
+    engine: Annotated[str | None, Option(help="Check that this engine can load it, too.")] = None,
+    layer_ids: Annotated[str | None, Option(help="The model's own numbers of the trace's layers, e.g. 3-60.")] = None,
+    nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
+    groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
+    exact: Annotated[bool, Option("--exact", help="Prove the best possible by exact methods.")] = False,
+    time_limit: Annotated[float, Option(help="Seconds per layer of --exact.")] = 2.0,
+    routed_experts: RoutedExperts = False,
+    experts: Experts = None,
+    single_rank: SingleRank = False,
+) -> None:
+    """Check a placement from elsewhere: valid, how balanced, how far from the best possible."""
+    from moeopt.commands import check_file
+    from moeopt.report.settings import ranges
+    from solvers import SOLVERS
+
+    told = check_file(
+        file, trace, gpus, engine=engine, layer_ids=ranges("layer_ids", layer_ids), nodes=nodes, groups=groups,
+        solver=partial(SOLVERS["solve"], time_limit=time_limit) if exact else None,
+        reading={"routed_experts": routed_experts, "num_experts": experts, "single_rank": single_rank},
+    )  # fmt: skip
+    print(told)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -131,63 +256,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``moeopt``; see :func:`exit_code`."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     return exit_code(app, arguments, "moeopt", ("moeopt", *arguments))
-
-
-def exit_code(app: typer.Typer, arguments: Sequence[str], program: str, command: Sequence[str]) -> int:
-    """Run a command line and return its exit code.
-
-    0; 1 if a claim was found to be wrong (by ``--verify``, or because two methods contradict each
-    other); 2 for unusable arguments or input; 130 after Ctrl-C. Errors are one line on stderr, and name
-    options where the library names arguments.
-
-    Parameters
-    ----------
-    program
-        What help texts call it.
-    command
-        What the user typed, for a report's last section.
-    """
-    try:
-        return app(list(arguments), standalone_mode=False, prog_name=program, obj=tuple(command)) or 0
-    except (typer.Abort, KeyboardInterrupt):
-        return 130
-    except Exception as error:
-        code, message = _told(error, app)
-        if not code:
-            raise
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        return code
-
-
-def _told(error: Exception, app: typer.Typer) -> tuple[int, str]:
-    """Return the exit code and what to tell the user; code 0 for mistakes that are ours."""
-    if hasattr(error, "format_message"):  # an error of the command line
-        return 2, error.format_message()
-    from moeopt.errors import ContradictionError, InputError, VerificationError
-
-    if isinstance(error, VerificationError | ContradictionError):
-        return 1, str(error)
-    return (2, with_options(str(error), _arguments(app))) if isinstance(error, InputError) else (0, "")
-
-
-def with_options(message: str, arguments: set[str]) -> str:
-    """Turn the arguments that a message begins with, ``nodes`` or ``time_limit``, into ``--nodes`` or ``--time-limit``.
-
-    Examples
-    --------
-    >>> with_options("nodes and groups belong together", {"nodes", "groups"})
-    '--nodes and --groups belong together'
-    >>> with_options("time_limit must be > 0", {"time_limit"})
-    '--time-limit must be > 0'
-    """
-    found = re.match(r"(\w+)(?: and (\w+))?(?=[ =:])", message)
-    if found is None or found[1] not in arguments:
-        return message
-    named = [name for name in found.groups() if name]
-    return " and ".join(f"--{name.replace('_', '-')}" for name in named) + message[found.end() :]
-
-
-def _arguments(app: typer.Typer) -> set[str]:
-    """Return the names of all arguments of a command line's functions."""
-    callbacks: list[Any] = [command.callback for command in app.registered_commands]
-    return {name for callback in callbacks for name in callback.__annotations__}

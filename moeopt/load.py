@@ -92,7 +92,7 @@ class LoadMatrix(ArrayFields):
             raise InputError(f"steps must be [steps, {layers}, {experts}], got shape {steps.shape}")
         if not np.all(np.isfinite(steps)) or (steps < 0).any():
             raise InputError("steps must be finite and >= 0")
-        total = steps.sum(axis=0)
+        total = steps.sum(axis=0, dtype=self.values.dtype)
         wrong = total != self.values if self.is_integer else ~np.isclose(total, self.values, rtol=1e-9, atol=0)
         if wrong.any():
             layer, expert = (int(i) for i in np.argwhere(wrong)[0])
@@ -100,8 +100,9 @@ class LoadMatrix(ArrayFields):
                 f"steps must add up to the load, got {total[layer, expert]} for {self.values[layer, expert]} "
                 f"at layer {layer}, expert {expert}"
             )
-        shared = not steps.flags.writeable and steps.dtype == self.values.dtype  # as a trace's windows are
-        return steps if shared else frozen(steps.astype(self.values.dtype))
+        if steps.dtype.kind != self.values.dtype.kind:
+            steps = steps.astype(self.values.dtype)
+        return frozen(steps) if steps.flags.writeable else steps  # a trace's windows are shared, in their few bits
 
     @property
     def num_layers(self) -> int:

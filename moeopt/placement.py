@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from moeopt._arrays import ArrayFields, LayerIndex, exact_integers, frozen, layer_indices, to_numpy
 from moeopt.errors import InputError
 
+if TYPE_CHECKING:
+    from moeopt.problem import PlacementProblem
+
+MAX_SLOTS = 2**26
+"""The most slots of all layers in a file, which take several times their memory: a thousand large placements."""
+
 
 @dataclass(frozen=True, eq=False)
 class Placement(ArrayFields):
@@ -117,6 +123,32 @@ class Placement(ArrayFields):
         table[layers[filled], experts[filled], rank[filled]] = order[filled]
         table.setflags(write=False)
         return table
+
+    def fill(self, problem: PlacementProblem) -> Placement:
+        """Fill empty slots with copies, for engines that know no empty slots.
+
+        No GPU exceeds the makespan of this placement if copies are found that see to it, and the makespan falls
+        where they help; otherwise it rises by as little as was found (``metrics.makespan`` tells). A GPU that
+        holds all copies of an expert can take another one of it at no cost, where copies may share a GPU.
+
+        Parameters
+        ----------
+        problem
+            The loads and the rules: groups stay on their nodes, copies apart where they must.
+
+        Raises
+        ------
+        PlacementError
+            If this placement breaks the problem, or an empty slot is on a GPU that holds all that it may hold.
+
+        Notes
+        -----
+        Slot after slot the expert of which another copy gives the least makespan, then the most even loads;
+        every choice is thought over again until none changes. O(empty slots * GPUs * experts) per round.
+        """
+        from moeopt.filling import filled  # here, as it needs the metrics, and these need placements
+
+        return filled(problem, self)
 
     def __len__(self) -> int:
         return self.num_layers

@@ -16,6 +16,7 @@ from moeopt.balancers.scenario_search import scenario_search
 from moeopt.balancers.search import search
 from moeopt.compare import Method
 from moeopt.errors import InputError
+from moeopt.picking import pick_methods
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
@@ -151,18 +152,18 @@ def standard_policies(every: Sequence[int], window: int | None = None) -> list[P
     """
     policies = [NEVER, ONCE, Policy(scenario_search, name="once, on steps")]
     for steps in every:
-        again = partial(Policy, every=steps, window=window)
-        policies += [again(eplb), *(again(relabelled(method)) for method in (eplb, near_optimum, scenario_search))]
-        policies.append(again(repair, max_moves=2))
+        methods = (eplb, *(relabelled(method) for method in (eplb, near_optimum, scenario_search)))
+        mended = (("repair", repair, 2), *(("scenario repair", scenario_search, moves) for moves in FEW_MOVES))
+        policies += [Policy(method, steps, window, name=f"{_name_of(method)} every {steps}") for method in methods]
         policies += [
-            again(scenario_search, max_moves=moves, name=f"scenario repair every {steps}, {_moves(moves)}")
-            for moves in FEW_MOVES
+            Policy(method, steps, window, moves, name=f"{name} every {steps}, {_moves(moves)}")
+            for name, method, moves in mended
         ]
     return policies
 
 
 def parse_policy(text: str, methods: Mapping[str, Method]) -> Policy:
-    """Read a policy such as ``"eplb every=16 window=64 moves=2 trigger=0.02"``.
+    """Read a policy in words, such as ``"eplb every=16 moves=2"`` or ``"relabelled mine.py:plan every=16"``.
 
     Raises
     ------
@@ -174,8 +175,10 @@ def parse_policy(text: str, methods: Mapping[str, Method]) -> Policy:
         raise InputError("policy must name a method, such as 'eplb every=16', got nothing")
     relabels = words[0] == "relabelled" and len(words) > 1
     name, options = words[relabels], words[relabels + 1 :]
-    if name not in methods:
-        raise InputError(f"policy {text!r}: method {name!r} is unknown; there are {', '.join(methods)}")
+    try:
+        (method,) = pick_methods([name], methods)[0].values()
+    except InputError as error:
+        raise InputError(f"policy {text!r}: {error}") from None
     given: dict[str, Any] = {}
     for option in options:
         key, _, value = option.partition("=")
@@ -188,7 +191,7 @@ def parse_policy(text: str, methods: Mapping[str, Method]) -> Policy:
                 f"policy {text!r}: {option!r} is none of every=STEPS, window=STEPS, moves=MOVES, trigger=SHARE"
             ) from None
     try:
-        return Policy(relabelled(methods[name]) if relabels else methods[name], **given)
+        return Policy(relabelled(method) if relabels else method, **given)
     except InputError as error:
         raise InputError(f"policy {text!r}: {error}") from None
 

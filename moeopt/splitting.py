@@ -33,19 +33,19 @@ def least_makespans(steps: NDArray[Any], placement: Placement) -> tuple[NDArray[
     so the least T is the largest of these quotients. ``T`` starts from such quotients (all experts, each expert, the
     experts that only one GPU hosts); the excess of GPUs above T flows along paths GPU - expert - GPU to GPUs below.
     Where no path is left, the GPUs reached and the experts they serve are a set with a larger quotient, the next T
-    (Newton's method on the minimum cut [2]_). Flows are integers, multiples of one over the denominator of T:
+    (Newton's method for the largest quotient [2]_). Flows are integers, multiples of one over the denominator of T:
     counts are exact where a layer's total times ``num_gpus`` is below 2**63, as it is up to 1023 GPUs. Other loads
     are first rounded to a multiple of about ``total * num_gpus / 2**62``.
 
     References
     ----------
     .. [1] D. Gale, "A theorem on flows in networks", Pacific J. Math. 7 (1957), doi 10.2140/pjm.1957.7.1073
-    .. [2] T. Radzik, "Parametric flows, weighted means of cuts, and fractional combinatorial optimization", in
-       Complexity in Numerical Optimization, 1993, doi 10.1142/9789814354363_0016
+    .. [2] W. Dinkelbach, "On nonlinear fractional programming", Management Science 13 (1967),
+       doi 10.1287/mnsc.13.7.492
     """
     if (placement.replica_count == 0).any():
         steps = np.where(placement.replica_count > 0, steps, 0)
-    weight, exponent = _whole(steps, placement.num_gpus)
+    weight, exponent = whole_loads(steps, placement.num_gpus)
     load = np.empty(exponent.shape, dtype=np.int64)
     gpus = np.empty(exponent.shape, dtype=np.int64)
     _split(weight, placement.phy2log, placement.num_gpus, load, gpus)
@@ -54,7 +54,7 @@ def least_makespans(steps: NDArray[Any], placement: Placement) -> tuple[NDArray[
 
 def split_loads(values: NDArray[Any], placement: Placement) -> NDArray[np.float64]:
     """Load of every GPU in one of the best splits, ``[layers, gpus]``; the fullest has the least makespan."""
-    weight, exponent = _whole(np.where(placement.replica_count > 0, values, 0), placement.num_gpus)
+    weight, exponent = whole_loads(np.where(placement.replica_count > 0, values, 0), placement.num_gpus)
     result = np.empty((placement.num_layers, placement.num_gpus))
     for layer in range(placement.num_layers):
         flow, unit = whole_flows(weight[layer], placement[layer])
@@ -77,16 +77,16 @@ def whole_flows(weight: NDArray[np.int64], placement: Placement, at_least: int =
     return table, unit
 
 
-def _whole(values: NDArray[Any], num_gpus: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def whole_loads(values: NDArray[Any], num_gpus: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Loads times a power of two, rounded, such that totals times ``num_gpus`` fit 64 bits; and its exponent.
 
     Counts are left alone where they fit.
     """
     total = values.sum(axis=-1, dtype=float)
     if values.dtype.kind != "f" and total.max(initial=0) * num_gpus < 2.0**63:
-        return values.astype(np.int64), np.zeros(total.shape, dtype=np.int64)
+        return values.astype(np.int64, order="C"), np.zeros(total.shape, dtype=np.int64)
     exponent = 62 - num_gpus.bit_length() - np.frexp(total)[1].astype(np.int64)
-    return np.rint(np.ldexp(values.astype(float), exponent[..., None])).astype(np.int64), exponent
+    return np.rint(np.ldexp(values.astype(float), exponent[..., None])).astype(np.int64, order="C"), exponent
 
 
 @kernel
@@ -96,7 +96,9 @@ def _split(steps, phy2log, num_gpus, load, gpus):  # type: ignore[no-untyped-def
         first, expert, host, begin, at = _graph(phy2log[layer], num_gpus, steps.shape[2])
         flow = np.zeros(host.size, np.int64)
         for step in range(steps.shape[0]):
-            load[step, layer], gpus[step, layer] = _least(steps[step, layer], first, expert, host, begin, at, 0, flow)
+            load[step, layer], gpus[step, layer] = _least(
+                steps[step, layer], first, expert, host, begin, at, np.int64(0), flow
+            )
 
 
 @kernel

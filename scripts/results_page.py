@@ -1,6 +1,6 @@
-"""Rewrite a page of results: ``python scripts/results_page.py NAME [options of gap_report.py]``.
+"""Rewrite a page of results: ``python scripts/results_page.py NAME [replay] [options of the script]``.
 
-Runs the gap report, then puts report.md and its figures under docs/results/; of a report with many
+Runs the gap report, or the replay, then puts its page and figures under docs/results/; of a report with many
 settings only the pictures of gap against runtime. The page ``default`` also renews the table in
 README.md, between its two ``result`` comments.
 """
@@ -22,9 +22,10 @@ README_SETTING = "synthetic_prefill: 288 slots on 32 GPUs"
 def main(name: str, *options: str) -> None:
     """Write docs/results/NAME.md and docs/results/figures/NAME."""
     out = Path("report") / name
-    report = [sys.executable, str(ROOT / "scripts" / "gap_report.py"), *options, "--out", str(out)]
-    subprocess.run(report, check=True)
-    page = (out / "report.md").read_text()
+    script, document = ("replay", "replay.md") if options[:1] == ("replay",) else ("gap_report", "report.md")
+    options = options[1:] if script == "replay" else options
+    subprocess.run([sys.executable, str(ROOT / "scripts" / f"{script}.py"), *options, "--out", str(out)], check=True)
+    page = (out / document).read_text()
     if page.count("\n### ") > MANY_SETTINGS:
         page = re.sub(r"!\[[^]]*\]\(figures/\S*(?<!_gap_runtime)\.png\)\n\n", "", page)
     figures = RESULTS / "figures" / name

@@ -10,6 +10,7 @@ from solvers.cpsat import solve_cpsat
 from solvers.milp import solve_milp
 from solvers.pairing import solve_pairing
 from solvers.solve import solve
+from solvers.steps import StepsSolution, solve_steps
 
 SOLVERS: dict[str, Callable[..., Solution]] = {
     "solve": solve,
@@ -20,10 +21,14 @@ SOLVERS: dict[str, Callable[..., Solution]] = {
     "configuration": solve_configuration,
     "brute_force": solve_brute_force,
 }
-"""Exact methods by name; all take the same keyword arguments, see :func:`solve_cpsat`."""
+"""Exact methods by name; all take the same keyword arguments, see :func:`solve_cpsat`.
+
+``solve_steps`` is not among them: it returns what is known about steps, not about their sum.
+"""
 
 __all__ = [
     "SOLVERS",
+    "StepsSolution",
     "configuration_bound",
     "solve",
     "solve_brute_force",
@@ -31,4 +36,5 @@ __all__ = [
     "solve_cpsat",
     "solve_milp",
     "solve_pairing",
+    "solve_steps",
 ]

@@ -10,6 +10,7 @@ from moeopt.bounds import Bound
 from moeopt.methods import refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from moeopt.verify.split import split_makespan
 from solvers.drive import Hint, Limits, Progress, work
 
 MAX_EXPERTS = 12
@@ -79,6 +80,7 @@ class _Search:
         self.problem = problem
         self.limits = limits
         self.loads = [Fraction(value) for value in problem.load.values[0].tolist()]
+        self.scale = math.lcm(*(load.denominator for load in self.loads))
         self.order = sorted(range(problem.num_experts), key=lambda e: -self.loads[e])
         self.group = problem.group_of_expert.tolist()
         self.node = problem.node_of_gpu.tolist()
@@ -152,14 +154,20 @@ class _Search:
     def _hopeless(self) -> bool:
         """Whether no completion can be feasible and better than the best one known.
 
-        GPU loads and moves only grow as more experts are placed.
+        GPU loads and moves only grow as more experts are placed, and so does the makespan of the best split.
         """
-        fullest = max(self.total)
+        fullest = self._fullest()
         if self.problem.max_moves is not None and self._moves() > self.problem.max_moves:
             return True
         if self.ceiling is not None:
             return fullest > self.ceiling or (self.best is not None and self._moves() >= self.best_value)
         return self.best is not None and fullest >= self.best_value
+
+    def _fullest(self) -> Fraction:
+        """Load of the fullest GPU, of the experts placed."""
+        if not self.problem.splits:
+            return max(self.total)
+        return split_makespan([int(load * self.scale) for load in self.loads], self.held) / self.scale
 
     def _record(self) -> None:
         if not self.problem.allow_empty_slots and any(len(held) < self.problem.slots_per_gpu for held in self.held):
@@ -169,7 +177,7 @@ class _Search:
         moves = self._moves()
         if self.problem.max_moves is not None and moves > self.problem.max_moves:
             return
-        value = Fraction(moves) if self.ceiling is not None else max(self.total)
+        value = Fraction(moves) if self.ceiling is not None else self._fullest()
         if self.best is None or value < self.best_value:
             self.best, self.best_value = [sorted(held) for held in self.held], value
 

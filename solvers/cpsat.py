@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -18,10 +19,17 @@ from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from moeopt.splitting import least_makespans, whole_flows
 from solvers.drive import Hint, Limits, Progress, drive
-from solvers.formulation import LayerModel, build, layer_model, slots_from_copies
+from solvers.formulation import LayerModel, build, layer_model, slots_from_copies, start_values
 
 _RESOLUTION = 2**45
+
+_FLOW_RESOLUTION = 2**26
+"""The mean load of a GPU in units of flows: finer ones cost time, and OPTIMAL is never finer than 2**-20."""
+
+_FLOW_GAP = 1e-7
+"""Closing the last units of flows can take for ever."""
 
 
 def solve_cpsat(
@@ -102,20 +110,15 @@ def solve_layer(
     data = layer_model(known)
     if data.too_large:
         return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
-    model = _CpModel(data)
+    model = _CpFlowModel(data) if problem.splits else CpModel(data)
     if not model.build(limits):
         return Solution(problem, stop=Stop.TIME_LIMIT)
-    solver = cp_model.CpSolver()
-    parameters = solver.parameters
-    parameters.num_workers = limits.workers
-    parameters.random_seed = limits.seed
-    parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
-    parameters.catch_sigint_signal = False
-    if math.isfinite(limits.left):
-        parameters.max_time_in_seconds = limits.left
+    if problem.splits:
+        limits = replace(limits, gap=max(limits.gap, _FLOW_GAP))
+    solver = solver_within(limits)
     if log is not None:
-        parameters.log_search_progress = True
-        parameters.log_to_stdout = False
+        solver.parameters.log_search_progress = True
+        solver.parameters.log_to_stdout = False
         solver.log_callback = log
     status = cancellable(lambda: solver.solve(model.cp), solver.stop_search)
     if status == cp_model.MODEL_INVALID:
@@ -133,7 +136,20 @@ def solve_layer(
         return Solution(problem, bound=bound, stop=stop, note=f"CP-SAT's placement exceeds the ceiling: {error}")
 
 
-class _CpModel:
+def solver_within(limits: Limits) -> cp_model.CpSolver:
+    """Return CP-SAT, set to the limits of a layer."""
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    parameters.num_workers = limits.workers
+    parameters.random_seed = limits.seed
+    parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
+    parameters.catch_sigint_signal = False
+    if math.isfinite(limits.left):
+        parameters.max_time_in_seconds = limits.left
+    return solver
+
+
+class CpModel:
     """One layer: variables, then one method per numbered constraint that yields its rows."""
 
     def __init__(self, data: LayerModel) -> None:
@@ -194,6 +210,10 @@ class _CpModel:
             lowest = highest = math.floor(Fraction(data.upper) * self.scale)
         elif data.start is not None:
             highest = self._makespan(data.start)
+        self._add_makespan_and_nodes(lowest, highest)
+
+    def _add_makespan_and_nodes(self, lowest: int, highest: int) -> None:
+        cp, problem = self.cp, self.problem
         self.makespan = cp.new_int_var(min(lowest, highest), highest, "T")
         if problem.hierarchical:
             self.b = [
@@ -219,7 +239,7 @@ class _CpModel:
         """(4) Every slot of every GPU holds a copy, or at most that where slots may stay empty."""
         for g in range(self.problem.num_gpus):
             held = cp_model.LinearExpr.sum([copies[g] for copies in self.copies])
-            if self.problem.allow_empty_slots:
+            if self.data.slots_may_be_left:
                 yield held <= self.problem.slots_per_gpu
             else:
                 yield held == self.problem.slots_per_gpu
@@ -304,24 +324,10 @@ class _CpModel:
 
     def _add_start(self, start: Placement) -> None:
         """Give every variable its value in the placement known, the makespan included."""
-        count, copies = start.replica_count[0], start.copies[0]
-        for e, counts in enumerate(self.y):
-            for c, chosen in counts.items():
-                self.cp.add_hint(chosen, int(count[e] == c))
-                for g, placed in enumerate(self.x[e][c]):
-                    self.cp.add_hint(placed, int(copies[g, e]) if count[e] == c else 0)
+        for variable, value in start_values(self, start):
+            self.cp.add_hint(variable, int(value))
         if self.problem.objective == "makespan":
             self.cp.add_hint(self.makespan, self._makespan(start))
-        if self.problem.hierarchical:
-            node, group = self.problem.node_of_gpu, self.problem.group_of_expert
-            hosted = {(int(group[e]), int(node[g])) for g, e in np.argwhere(copies > 0)}
-            for q, nodes in enumerate(self.b):
-                for n, hosts in enumerate(nodes):
-                    self.cp.add_hint(hosts, int((q, n) in hosted))
-        if not self.data.gpus_are_alike:
-            reference = self.data.copies_in_reference()
-            for (e, g), kept in self.kept.items():
-                self.cp.add_hint(kept, int(min(reference[g, e], copies[g, e])))
 
     def lower_bound(self, bound: float) -> float | None:
         """The model's bound in tokens (or moves), never above the true one; None if there is none."""
@@ -336,8 +342,67 @@ class _CpModel:
     def phy2log(self, solver: cp_model.CpSolver) -> np.ndarray:
         """The placement that the solver found."""
         copies = np.zeros((self.problem.num_gpus, self.problem.num_experts), dtype=np.int64)
-        for e, row in enumerate(self.x):
-            for placed in row.values():
-                for g, variable in enumerate(placed):
-                    copies[g, e] += solver.value(variable)
+        for e, row in enumerate(self.copies):
+            for g, placed in enumerate(row):
+                copies[g, e] = solver.value(placed)
         return slots_from_copies(self.problem, copies)
+
+
+class _CpFlowModel(CpModel):
+    """One layer whose tokens may go to any copy: hosts and flows where the other model has copies by count."""
+
+    def _scale_loads(self) -> None:
+        """Integer loads, rounded down; flows are integers too, so makespans are rounded up."""
+        loads = [Fraction(value) for value in self.data.loads.tolist()]
+        self.scale = _FLOW_RESOLUTION * self.problem.num_gpus / (sum(loads) or Fraction(1))
+        if all(load.denominator == 1 for load in loads) and self.scale >= 1:
+            self.scale = Fraction(math.floor(self.scale))
+        self.load = np.array([math.floor(load * self.scale) for load in loads], dtype=np.int64)
+
+    def add_variables(self) -> Iterator[None]:
+        """Add the variables, expert by expert."""
+        data, cp = self.data, self.cp
+        gpus = range(self.problem.num_gpus)
+        highest = int(self.load.sum()) if data.start is None else self._makespan(data.start)
+        self.most = [min(load, highest) for load in self.load.tolist()]
+        self.copies, self.f = [], []
+        for e, most in enumerate(self.most):
+            self.copies.append([cp.new_bool_var(f"y[{e},{g}]") for g in gpus])
+            self.f.append([cp.new_int_var(0, most, f"f[{e},{g}]") for g in gpus])
+            yield
+        lowest = math.floor(Fraction(data.lower) * self.scale) - self.problem.slots_per_gpu
+        self._add_makespan_and_nodes(max(lowest, 0), highest)
+
+    def host_every_expert(self) -> Iterator[Any]:
+        """(15) Every expert sits on as many GPUs as its tokens need at least."""
+        for counts, hosts in zip(self.data.counts, self.copies, strict=True):
+            yield cp_model.LinearExpr.sum(hosts) >= counts.start
+
+    def flow_from_hosts(self) -> Iterator[Any]:
+        """(16) Only GPUs that host an expert serve its tokens."""
+        for most, hosts, flows in zip(self.most, self.copies, self.f, strict=True):
+            for host, flow in zip(hosts, flows, strict=True):
+                yield flow <= most * host
+
+    def send_every_token(self) -> Iterator[Any]:
+        """(17) All tokens of an expert are served."""
+        for load, flows in zip(self.load.tolist(), self.f, strict=True):
+            yield cp_model.LinearExpr.sum(flows) == load
+
+    def flow_within_makespan(self) -> Iterator[Any]:
+        """(18) No GPU serves more tokens than the makespan."""
+        for g in range(self.problem.num_gpus):
+            yield cp_model.LinearExpr.sum([flows[g] for flows in self.f]) <= self.makespan
+
+    def lower_bound(self, bound: float) -> float | None:
+        """The model's bound in tokens: makespans of fractional flows are less than 1 below those of whole ones."""
+        return super().lower_bound(max(bound - 1, 0))
+
+    def _makespan(self, placement: Placement) -> int:
+        """Least makespan of a placement by whole flows, in the model's rounded loads."""
+        load, gpus = least_makespans(self.load[None, None], placement)
+        return -int(-load[0, 0] // gpus[0, 0])
+
+    def start_flows(self, start: Placement) -> np.ndarray:
+        """Whole flows of the placement known, ``[gpus, experts]``."""
+        return whole_flows(self.load, start, self._makespan(start))[0]

@@ -52,8 +52,9 @@ class LayerModel:
 
     @property
     def size(self) -> int:
-        """Copy variables of the model."""
-        return sum(len(c) for c in self.counts) * self.problem.num_gpus
+        """Copy variables of the model, or where tokens may go to any copy, hosts and flows."""
+        per_gpu = 2 * self.problem.num_experts if self.problem.splits else sum(len(c) for c in self.counts)
+        return per_gpu * self.problem.num_gpus
 
     @property
     def too_large(self) -> str:
@@ -81,19 +82,24 @@ class LayerModel:
 
     @property
     def max_copies_per_gpu(self) -> int:
-        """u: the most copies of one expert that a GPU may hold."""
-        return self.problem.slots_per_gpu if self.problem.allow_colocated else 1
+        """u: the most copies of one expert that a GPU may hold; one where tokens may go to any of them."""
+        return self.problem.slots_per_gpu if self.problem.allow_colocated and not self.problem.splits else 1
+
+    @property
+    def slots_may_be_left(self) -> bool:
+        """Whether (4) is an inequality: also where what is left can be filled with second copies that serve nothing."""
+        return self.problem.allow_empty_slots or (self.problem.splits and self.problem.allow_colocated)
 
     @property
     def constraints(self) -> tuple[str, ...]:
         """Names of the constraints that this layer needs, in the order of ``docs/formulations.md``."""
-        problem, alike = self.problem, self.gpus_are_alike
+        problem, alike, splits = self.problem, self.gpus_are_alike, self.problem.splits
         needed = {
-            "one_replica_count": True,
-            "place_every_copy": True,
+            "one_replica_count": not splits,
+            "place_every_copy": not splits,
             "fill_every_slot": True,
-            "no_colocation": not problem.allow_colocated,
-            "load_within_makespan": True,
+            "no_colocation": not problem.allow_colocated and not splits,
+            "load_within_makespan": not splits,
             "one_node_per_group": problem.hierarchical,
             "equal_groups_per_node": problem.hierarchical,
             "copies_stay_on_node": problem.hierarchical,
@@ -101,6 +107,10 @@ class LayerModel:
             "limit_moves": problem.max_moves is not None,
             "order_gpus": alike,
             "order_nodes": alike and problem.hierarchical,
+            "host_every_expert": splits,
+            "flow_from_hosts": splits,
+            "send_every_token": splits,
+            "flow_within_makespan": splits,
         }
         return tuple(name for name, is_needed in needed.items() if is_needed)
 
@@ -135,6 +145,33 @@ def build(model: Model, limits: Limits) -> bool:
     return True
 
 
+def start_values(model: Any, start: Placement) -> Iterator[tuple[Any, float]]:
+    """Every variable of a model but the makespan, and its value in the placement known."""
+    data, problem = model.data, model.problem
+    count, copies = start.replica_count[0], start.copies[0]
+    if problem.splits:
+        flow = model.start_flows(start)
+        for (g, e), held in np.ndenumerate(copies):
+            yield model.copies[e][g], int(held > 0)
+            yield model.f[e][g], flow[g, e].item()
+    else:
+        for e, counts in enumerate(model.y):
+            for c, chosen in counts.items():
+                yield chosen, int(count[e] == c)
+                for g, placed in enumerate(model.x[e][c]):
+                    yield placed, int(copies[g, e]) if count[e] == c else 0
+    if problem.hierarchical:
+        node, group = problem.node_of_gpu, problem.group_of_expert
+        hosted = {(int(group[e]), int(node[g])) for g, e in np.argwhere(copies > 0)}
+        for q, nodes in enumerate(model.b):
+            for n, hosts in enumerate(nodes):
+                yield hosts, int((q, n) in hosted)
+    if not data.gpus_are_alike:
+        reference = data.copies_in_reference()
+        for (e, g), kept in model.kept.items():
+            yield kept, int(min(reference[g, e], copies[g, e]))
+
+
 def layer_model(known: Solution) -> LayerModel:
     """Prepare one layer from what is known about it."""
     problem, start = known.problem, known.placement
@@ -150,10 +187,10 @@ def layer_model(known: Solution) -> LayerModel:
         upper = float(problem.ceiling[0])
         fewest = math.ceil(least)
         most = most if start is None else int(known.moves[0])
-    return LayerModel(problem, start, lower, upper, fewest, most, _useful_counts(problem, upper))
+    return LayerModel(problem, start, lower, upper, fewest, most, useful_counts(problem, upper))
 
 
-def _useful_counts(problem: PlacementProblem, upper: float) -> tuple[range, ...]:
+def useful_counts(problem: PlacementProblem, upper: float) -> tuple[range, ...]:
     """Replica counts that a makespan <= ``upper`` leaves open.
 
     A replica weighs at most ``upper``, so ``c_e >= ceil(w_e / upper)``; the redundancy that these
@@ -194,7 +231,15 @@ def canonical(problem: PlacementProblem, placement: Placement) -> Placement:
 
 
 def slots_from_copies(problem: PlacementProblem, copies: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``phy2log [slots]`` from ``copies [gpus, experts]``: experts in rising order, then -1."""
+    """``phy2log [slots]`` from ``copies [gpus, experts]``: experts in rising order, then -1.
+
+    Where tokens may go to any copy, slots that must not stay empty take further copies of what the node holds.
+    """
+    if problem.splits and problem.allow_colocated and not problem.allow_empty_slots:
+        copies, node = copies.copy(), problem.node_of_gpu if problem.hierarchical else np.zeros(problem.num_gpus)
+        for gpu, row in enumerate(copies):
+            expert = np.argmax(row if row.any() else copies[node == node[gpu]].any(axis=0))
+            row[expert] += problem.slots_per_gpu - row.sum()
     phy2log = np.full((problem.num_gpus, problem.slots_per_gpu), -1, dtype=np.int64)
     for gpu, row in enumerate(copies):
         held = np.repeat(np.arange(problem.num_experts), row)[: problem.slots_per_gpu]

@@ -15,9 +15,10 @@ from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
+from moeopt.splitting import whole_flows, whole_loads
 from solvers.cbc import StoppableCBC
 from solvers.drive import Hint, Limits, Progress, drive
-from solvers.formulation import LayerModel, build, layer_model, slots_from_copies
+from solvers.formulation import LayerModel, build, layer_model, slots_from_copies, start_values
 from solvers.highs import load_highs, run
 
 _UNIT = 1000.0
@@ -69,15 +70,16 @@ def solve_milp(
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     limits = Limits(time_limit, gap, workers, seed)
-    method = functools.partial(_solve_layer, backend)
+    method = functools.partial(solve_layer, backend)
     return drive(problem, method, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
 
 
-def _solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+def solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Solve one layer, given what is known about it."""
     data = layer_model(known)
     if data.too_large:
         return Solution(problem, stop=Stop.SKIPPED, note=data.too_large)
-    model = MilpModel(data)
+    model = MilpFlowModel(data) if problem.splits else MilpModel(data)
     if not model.build(limits):
         return Solution(problem, stop=Stop.TIME_LIMIT)
     phy2log, bound, stop, note = BACKENDS[backend](model, limits)
@@ -135,6 +137,10 @@ class MilpModel:
             self.x.append(row)
             self.copies.append([pulp.lpSum(row[c][g] for c in row) for g in gpus])
             yield
+        self._add_makespan_and_nodes()
+
+    def _add_makespan_and_nodes(self) -> None:
+        data, problem = self.data, self.problem
         lowest, highest = data.lower / self.unit * (1 - _MARGIN), None
         if math.isfinite(data.upper):
             highest = data.upper / self.unit * (1 + _MARGIN)
@@ -166,7 +172,7 @@ class MilpModel:
         """(4) Every slot of every GPU holds a copy, or at most that where slots may stay empty."""
         for g in range(self.problem.num_gpus):
             held = pulp.lpSum(copies[g] for copies in self.copies)
-            if self.problem.allow_empty_slots:
+            if self.data.slots_may_be_left:
                 yield held <= self.problem.slots_per_gpu
             else:
                 yield held == self.problem.slots_per_gpu
@@ -246,23 +252,9 @@ class MilpModel:
 
     def _add_start(self, start: Placement) -> None:
         """Give every variable its value in the placement known, the makespan included."""
-        count, copies = start.replica_count[0], start.copies[0]
-        for e, counts in enumerate(self.y):
-            for c, chosen in counts.items():
-                chosen.setInitialValue(int(count[e] == c))
-                for g, placed in enumerate(self.x[e][c]):
-                    placed.setInitialValue(int(copies[g, e]) if count[e] == c else 0)
+        for variable, value in start_values(self, start):
+            variable.setInitialValue(value)
         self.makespan.setInitialValue(self.data.upper / self.unit)
-        if self.problem.hierarchical:
-            node, group = self.problem.node_of_gpu, self.problem.group_of_expert
-            hosted = {(int(group[e]), int(node[g])) for g, e in np.argwhere(copies > 0)}
-            for q, nodes in enumerate(self.b):
-                for n, hosts in enumerate(nodes):
-                    hosts.setInitialValue(int((q, n) in hosted))
-        if not self.data.gpus_are_alike:
-            reference = self.data.copies_in_reference()
-            for (e, g), kept in self.kept.items():
-                kept.setInitialValue(int(min(reference[g, e], copies[g, e])))
 
     def lower_bound(self, bound: float) -> float | None:
         """A solver's bound in tokens (or moves), less a margin for its tolerances."""
@@ -275,13 +267,64 @@ class MilpModel:
     def phy2log(self) -> np.ndarray | None:
         """The placement in the solved variables, None where they hold none."""
         copies = np.zeros((self.problem.num_gpus, self.problem.num_experts), dtype=np.int64)
+        for variable, g, e in self._copies():
+            if variable.varValue is None:
+                return None
+            copies[g, e] += round(variable.varValue)
+        return slots_from_copies(self.problem, copies)
+
+    def _copies(self) -> Iterator[tuple[Any, int, int]]:
+        """Every variable that counts copies, with its GPU and expert."""
         for e, row in enumerate(self.x):
             for placed in row.values():
-                for g, variable in enumerate(placed):
-                    if variable.varValue is None:
-                        return None
-                    copies[g, e] += round(variable.varValue)
-        return slots_from_copies(self.problem, copies)
+                yield from ((variable, g, e) for g, variable in enumerate(placed))
+
+
+class MilpFlowModel(MilpModel):
+    """One layer whose tokens may go to any copy: hosts and flows where the other model has copies by count."""
+
+    def add_variables(self) -> Iterator[None]:
+        """Add the variables, expert by expert."""
+        gpus = range(self.problem.num_gpus)
+        self.load = (self.data.loads / self.unit).tolist()
+        self.most = [min(load, self.data.upper / self.unit * (1 + _MARGIN)) for load in self.load]
+        self.copies, self.f = [], []
+        for e, most in enumerate(self.most):
+            self.copies.append([self.lp.add_variable(f"y_{e}_{g}", 0, 1, pulp.LpInteger) for g in gpus])
+            self.f.append([self.lp.add_variable(f"f_{e}_{g}", 0, most) for g in gpus])
+            yield
+        self._add_makespan_and_nodes()
+
+    def host_every_expert(self) -> Iterator[Any]:
+        """(15) Every expert sits on as many GPUs as its tokens need at least."""
+        for counts, hosts in zip(self.data.counts, self.copies, strict=True):
+            yield pulp.lpSum(hosts) >= counts.start
+
+    def flow_from_hosts(self) -> Iterator[Any]:
+        """(16) Only GPUs that host an expert serve its tokens."""
+        for most, hosts, flows in zip(self.most, self.copies, self.f, strict=True):
+            for host, flow in zip(hosts, flows, strict=True):
+                yield flow - most * host <= 0
+
+    def send_every_token(self) -> Iterator[Any]:
+        """(17) All tokens of an expert are served."""
+        for load, flows in zip(self.load, self.f, strict=True):
+            yield pulp.lpSum(flows) == load
+
+    def flow_within_makespan(self) -> Iterator[Any]:
+        """(18) No GPU serves more tokens than the makespan."""
+        for g in range(self.problem.num_gpus):
+            yield pulp.lpSum(flows[g] for flows in self.f) - self.makespan <= 0
+
+    def start_flows(self, start: Placement) -> np.ndarray:
+        """Flows of the placement known, ``[gpus, experts]``."""
+        whole, exponent = whole_loads(self.data.loads, self.problem.num_gpus)
+        flow, unit = whole_flows(whole, start)
+        return np.minimum(np.ldexp(flow / unit, -exponent) / self.unit, self.most)  # PuLP refuses a rounding too much
+
+    def _copies(self) -> Iterator[tuple[Any, int, int]]:
+        for e, hosts in enumerate(self.copies):
+            yield from ((variable, g, e) for g, variable in enumerate(hosts))
 
 
 class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from moeopt.bounds import Bound
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
-from solvers import configuration, cpsat, pairing
+from solvers import configuration, cpsat, milp, pairing
 from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, interchangeable, known_before, work
 from solvers.moves_bound import MAX_SLOTS, moves_bound
 
@@ -134,12 +134,19 @@ def copy_prices(problem: PlacementProblem, known: Solution, limits: Limits) -> S
     return Solution(problem, bound=moves_bound(problem, time_limit=seconds, target=known.objective))
 
 
+@refuses(lambda problem: "" if problem.splits else "are for the optimal split")
+def flows(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """HiGHS: most of the model with flows is linear, and closed sooner than by CP-SAT."""
+    return milp.solve_layer("highs", problem, known, limits)
+
+
 RUNGS: tuple[LayerMethod, ...] = (
     hottest_gpus,
     longer_search,
     copy_prices,
     pairing.solve_layer,
     configuration.solve_layer,
+    flows,
     cpsat.solve_layer,
 )
 """What is tried on a layer whose gap is open, in this order."""

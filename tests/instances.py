@@ -38,6 +38,8 @@ INSTANCES: dict[str, Instance] = {
     "two copies may not share a GPU": Instance(_one([8, 2], 2, num_slots=4, allow_colocated=False), 5),
     "groups stay on their node": Instance(_one([9, 8, 1, 0], 2, num_nodes=2, num_groups=2), 17),
     "the same without nodes": Instance(_one([9, 8, 1, 0], 2), 9),
+    "copies share evenly": Instance(_one([10, 8, 7], 2, num_slots=4), 13),
+    "tokens go to either copy": Instance(_one([10, 8, 7], 2, num_slots=4, split="optimal"), 12.5),
     "one swap away, one move allowed": Instance(_one([4, 4, 1, 1], 2, reference=[[0, 1, 2, 3]], max_moves=1), 8),
     "one swap away, two moves allowed": Instance(_one([4, 4, 1, 1], 2, reference=[[0, 1, 2, 3]], max_moves=2), 5),
     "fewest moves to balance": Instance(_one([4, 4, 1, 1], 2, reference=[[0, 1, 2, 3]], max_makespan=5.0), 2),

@@ -128,9 +128,12 @@ def outcomes(problem):
     for gpus in every:
         if problem.hierarchical and not keeps_groups(problem, gpus):
             continue
-        count = Counter(e for gpu in gpus for e in gpu)
-        share = [w * unit // count[e] for e, w in enumerate(whole)]
-        makespan = max(sum(share[e] for e in gpu if e >= 0) for gpu in gpus)
+        if problem.split == "optimal":
+            makespan = plain_split(whole, gpus) * unit
+        else:
+            count = Counter(e for gpu in gpus for e in gpu)
+            share = [w * unit // count[e] for e, w in enumerate(whole)]
+            makespan = max(sum(share[e] for e in gpu if e >= 0) for gpu in gpus)
         moves = 0
         if reference is not None:
             pairs = zip(gpus, reference, strict=True)
@@ -152,10 +155,13 @@ def keeps_groups(problem, gpus):
 def plain_split(loads, gpus):
     """Least makespan when tokens go to any copy: the largest load of a set of experts per GPU that hosts it.
 
-    ``gpus`` are the contents of all GPUs, -1 = empty; exact fractions over all sets of the experts hosted.
+    ``gpus`` are the contents of all GPUs, -1 = empty; over all sets of the experts hosted, exact for whole loads.
     """
     hosts = {e: {g for g, gpu in enumerate(gpus) if e in gpu} for gpu in gpus for e in gpu if e >= 0}
-    sets = [(Fraction(0), frozenset())]
+    sets = [(0, frozenset())]
     for e, where in hosts.items():
-        sets += [(load + Fraction(loads[e]), known | where) for load, known in sets]
-    return max((load / len(where) for load, where in sets if where), default=Fraction(0))
+        sets += [(load + loads[e], known | where) for load, known in sets]
+    heaviest = {}  # by number of GPUs
+    for load, where in sets:
+        heaviest[len(where)] = max(load, heaviest.get(len(where), 0))
+    return max((Fraction(load) / gpus for gpus, load in heaviest.items() if gpus), default=Fraction(0))

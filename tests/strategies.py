@@ -23,7 +23,7 @@ def loads(draw, experts):
 
 @st.composite
 def problems(draw):
-    """A one-layer problem: partition or replicas, nodes, switches, a limit of moves, or a ceiling."""
+    """A one-layer problem: partition or replicas, either split, nodes, switches, a limit of moves, or a ceiling."""
     experts, gpus, size = draw(st.sampled_from(SHAPES))
     rules: dict = {"allow_colocated": draw(st.booleans()), "allow_empty_slots": draw(st.booleans())}
     if not rules["allow_colocated"] and size > experts:
@@ -34,7 +34,9 @@ def problems(draw):
             rules["allow_empty_slots"] = True
     row = draw(loads(experts))
     goal = draw(st.sampled_from(["makespan", "max_moves", "max_makespan"]))
-    if goal != "makespan":
+    if goal == "makespan":
+        rules["split"] = draw(st.sampled_from(["even", "optimal"]))
+    else:
         extra = draw(
             st.lists(st.integers(0, experts - 1), min_size=gpus * size - experts, max_size=gpus * size - experts)
         )

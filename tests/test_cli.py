@@ -9,6 +9,7 @@ import typer
 
 from moeopt import cli
 from moeopt.errors import ContradictionError, InputError, VerificationError
+from moeopt.exit_codes import exit_code, with_options
 
 
 def run(*arguments, **options):
@@ -77,7 +78,7 @@ def test_every_end_has_its_exit_code_and_errors_are_one_line(error, code, capsys
     def fail(nodes: int = 1):
         raise error
 
-    assert cli.exit_code(app, [], "program", ("program",)) == code
+    assert exit_code(app, [], "program", ("program",)) == code
     shown = capsys.readouterr().err
     assert shown.count("\n") == (code in (1, 2))
     assert ("--nodes" in shown) == isinstance(error, InputError)
@@ -91,7 +92,7 @@ def test_a_mistake_of_ours_is_not_hidden():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        cli.exit_code(app, [], "program", ("program",))
+        exit_code(app, [], "program", ("program",))
 
 
 @pytest.mark.parametrize(
@@ -105,4 +106,4 @@ def test_a_mistake_of_ours_is_not_hidden():
     ],
 )
 def test_arguments_that_begin_a_message_become_options(message, shown):
-    assert cli.with_options(message, {"nodes", "groups", "time_limit", "out", "layers"}) == shown
+    assert with_options(message, {"nodes", "groups", "time_limit", "out", "layers"}) == shown

@@ -27,6 +27,15 @@ def exact(problem):
     return Solution(problem, best(problem), Bound([11, 9], ("mine", "mine")), runtime=0.5)
 
 
+def test_placements_are_scored_by_the_problems_split():
+    methods = {"mine": lambda problem: Placement([[0, 1, 0, 2]], problem.num_experts, problem.num_gpus)}
+    rows = [
+        compare(PlacementProblem([[10, 8, 7]], 2, 4, split=split), methods).iloc[0] for split in ("even", "optimal")
+    ]
+    assert [(row.makespan, row.imbalance) for row in rows] == [(13, 1.04), (12.5, 1)]
+    assert [row.status for row in rows] == ["FEASIBLE", "OPTIMAL"]
+
+
 def test_has_a_row_per_method_and_layer_with_the_promised_columns(problem):
     table = compare(problem, {"contiguous": contiguous, "mine": best})
     assert tuple(table.columns) == COLUMNS

@@ -8,12 +8,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "formulations.md").read_text()
-EQUATIONS = [(int(number), name) for number, name in re.findall(r"^\*\*\((\d+)\)\*\* `(\w+)`", PAGE, re.MULTILINE)]
+NUMBERED = re.findall(r"^\*\*\((S?\d+)\)\*\* `(\w+)`", PAGE, re.MULTILINE)
+EQUATIONS = [(int(number), name) for number, name in NUMBERED if number.isdigit()]
+STEPS = [(number, name) for number, name in NUMBERED if number.startswith("S")]
 
 
 def test_equation_labels_are_the_names_in_order():
     assert [number for number, _ in EQUATIONS] == list(range(1, len(EQUATIONS) + 1))
-    assert re.findall(r"\$\$ \((\w+)\)$", PAGE, re.MULTILINE) == [name for _, name in EQUATIONS]
+    assert re.findall(r"\$\$ \((\w+)\)$", PAGE, re.MULTILINE) == [name for _, name in NUMBERED]
+
+
+def test_the_model_of_steps_has_a_function_for_each_of_its_own_equations():
+    tree = ast.parse((ROOT / "solvers" / "steps.py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    documented = [(re.match(r"\((S\d+)\) ", ast.get_docstring(node) or ""), node.name) for node in functions]
+    assert [(match[1], name) for match, name in documented if match] == STEPS
+    assert [number for number, _ in STEPS] == ["S1", "S2"]
 
 
 @pytest.mark.parametrize("backend", ["cpsat", "milp"])

@@ -140,3 +140,12 @@ def test_a_trace_is_summed_and_its_windows_stay_known_as_steps():
 def test_steps_that_are_not_parts_of_the_load_are_refused(steps, message):
     with pytest.raises(InputError, match=message):
         LoadMatrix([[5, 3]], steps=steps)
+
+
+def test_steps_keep_their_few_bits_and_lose_none():
+    trace = Trace(np.full((300, 1, 2), 120, dtype=np.int8))
+    load = as_load(trace)
+    assert load.values.tolist() == [[36000, 36000]]
+    assert load.steps.dtype == trace.windows.dtype
+    halves = Trace(np.full((3, 1, 2), 0.1, dtype=np.float32))
+    assert as_load(halves).steps is halves.windows

@@ -37,6 +37,12 @@ def test_slots_default_to_one_per_expert():
         ({"num_gpus": 2, "reference": HOME, "max_makespan": -1.0}, "max_makespan must be finite and >= 0"),
         ({"num_gpus": 2, "reference": HOME, "max_makespan": [1.0] * 3}, "max_makespan must be a number or"),
         ({"num_gpus": 2, "reference": HOME, "max_makespan": 9.0, "max_moves": 1}, "exclude each other"),
+        ({"num_gpus": 2, "split": "best"}, "split must be one of even, optimal, got 'best'"),
+        ({"num_gpus": 2, "split": "optimal", "reference": HOME, "max_moves": 1}, "neither limits nor minimises moves"),
+        (
+            {"num_gpus": 2, "split": "optimal", "reference": HOME, "max_makespan": 9.0},
+            "leave max_moves and max_makespan",
+        ),
         ({"num_gpus": 2, "reference": HOME[:1]}, "reference has num_layers=1, the problem has 2"),
         ({"num_gpus": 2, "reference": Placement(HOME, 4, 4)}, "reference has num_gpus=4"),
         ({"num_gpus": 2, "reference": [[0, 1, 2, 9]] * 2}, "expert ids"),
@@ -53,6 +59,23 @@ def test_layers_can_be_selected_with_everything_that_belongs_to_them():
     assert problem[1].max_makespan.tolist() == [8.0]
     assert problem[1].reference.num_layers == 1
     assert problem[0:2] == problem
+
+
+def test_the_split_stays_with_a_problem_and_scores_its_placements():
+    problem = PlacementProblem(LOADS, 2, 6, split="optimal")
+    placement = Placement([[0, 1, 2, 0, 3, 3], [3, 0, 1, 3, 2, 2]], 4, 2)
+    for same in (problem[0:2], replace(problem, num_gpus=2), pickle.loads(pickle.dumps(problem))):
+        assert same == problem
+    assert problem != replace(problem, split="even")
+    assert "tokens split among copies at best" in str(problem)
+    assert problem.gpu_load(placement).tolist() == [[10, 10], [5, 5]]
+    assert replace(problem, split="even").gpu_load(placement).tolist() == [[13.5, 6.5], [5, 5]]
+
+
+def test_without_redundant_slots_there_is_nothing_to_split():
+    assert not PlacementProblem(LOADS, 2, split="optimal").splits
+    assert PlacementProblem(LOADS, 2, 6, split="optimal").splits
+    assert not PlacementProblem(LOADS, 2, 6).splits
 
 
 def test_problems_survive_pickling_and_replacing():

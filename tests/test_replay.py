@@ -234,7 +234,7 @@ def test_policies_can_be_said_in_words():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic every=2", "method 'magic' is unknown; there are never, eplb"),
+        ("magic every=2", "methods 'magic' is unknown; there are never, eplb"),
         ("eplb often", "'often' is none of every=STEPS"),
         ("eplb every=x", "'every=x' is none of"),
         ("eplb every=0", "every must be >= 1, got 0"),
@@ -285,3 +285,13 @@ def test_contiguous_never_pays_for_itself_even_said_as_a_method(trace):
     table = replay(trace, [ONCE, Policy(partial(contiguous), every=4, name="vanilla")], 4, 16, move_price=1, warmup=6)
     rows = table.set_index("policy")
     assert rows.cost["vanilla"] == rows.cost["never"]
+
+
+def test_a_policy_may_name_a_function_in_a_file(trace, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from moeopt.balancers import eplb\n\ndef plan(problem):\n    return eplb(problem)\n"
+    )
+    mine = parse_policy(f"{tmp_path / 'mine.py'}:plan every=6", METHODS)
+    assert mine.name == "mine.plan every 6"
+    rows = replay(trace, [ONCE, mine, Policy(eplb, every=6)], 4, 16, warmup=6)
+    assert rows.step_ratio[2] == rows.step_ratio[3]

@@ -40,7 +40,7 @@ def by_linear_program(loads, placement):
 @given(placed_loads())
 def test_the_split_is_the_best_of_all_subsets_of_experts_and_of_the_linear_program(drawn):
     row, placement = drawn
-    exact = plain_split(row, placement.by_gpu[0].tolist())
+    exact = plain_split([Fraction(value) for value in row], placement.by_gpu[0].tolist())
     found = metrics.split_makespan([row], placement)[0]
     if all(isinstance(value, int) for value in row):
         assert found == float(exact)

@@ -24,9 +24,9 @@ BALANCERS: dict[str, Callable[[PlacementProblem], Placement]] = {
     "relabel": relabel,
     "local_search": local_search,
     "search": search,
-    "scenario_search": scenario_search,
 }
-"""Every balancer of a problem without limits by name, in the order of reports; ``repair`` is the one for limits."""
+"""Every balancer of a problem without limits by name, in the order of reports; ``repair`` is the one for limits,
+``scenario_search`` for problems that know their steps."""
 
 __all__ = [
     "BALANCERS",

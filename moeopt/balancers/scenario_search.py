@@ -13,22 +13,23 @@ from numpy.typing import NDArray
 from moeopt import _arguments, metrics
 from moeopt._stop import Flag, in_shares
 from moeopt.balancers._reasons import broken_reference
-from moeopt.balancers.search import quick_search, search
-from moeopt.balancers.start import as_start, first_placement
+from moeopt.balancers.local_search import local_search
+from moeopt.balancers.search import search
+from moeopt.balancers.start import as_start
 from moeopt.balancers.stepping.anneal import anneal
 from moeopt.balancers.stepping.nearby import descend
 from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
-_TRIALS, _FEWEST_TRIALS, _MOST_TRIALS = 1_000_000, 10_000, 40_000
+_TRIALS, _FEWEST_TRIALS, _MOST_TRIALS = 2_000_000, 10_000, 50_000
 """Changes tried in a first annealing: the first by the number of slots, but between the other two."""
 
-_HEAT, _HOTTEST = 6.0, 0.5
-"""First temperature of an annealing in mean rises of a swap: the former by the number of slots, at most the latter."""
-
-_SMALL = 32
+_SMALL = 24
 """Slots up to which a second, longer annealing belongs to the fixed effort."""
+
+_HEAT_WITHIN = 0.15
+"""Least first temperature within a limit of moves: to take a move back is a high hill."""
 
 _NO_LIMIT = 2**40
 
@@ -47,7 +48,7 @@ def scenario_search(
 
     Each layer is annealed by swaps of two slots and by replacements (a copy of one expert takes the slot of
     another's), half of them on the GPU that is fullest in a step drawn at random. The temperature comes from the
-    rise of swaps sampled at the start. Groups stay on the nodes where the start has them.
+    rise of swaps sampled at the start. Groups stay on the nodes where the start has them. Copies share evenly.
 
     With ``max_moves`` it begins at the reference: the best single change, a swap of two copies or a
     replacement, is enumerated, and another after it while moves are left, once by gain and once by gain per move;
@@ -61,11 +62,12 @@ def scenario_search(
     Parameters
     ----------
     start
-        Placement (or ``[layers, slots]``) to begin from; by default that of ``search``, or EPLB's where it is
-        cheaper or the budget does not suffice for both. With ``max_moves`` the reference is tried beside it.
+        Placement (or ``[layers, slots]``) to begin from; that of ``local_search`` by default. With ``max_moves``
+        the reference is tried beside it.
     budget
-        Seconds for all layers together, used up unless every GPU of every step has the mean load; None = a fixed
-        number of trials, the same answer on every machine. A larger budget never gives a worse answer.
+        Seconds for all layers together, used up unless every GPU of every step has the mean load, or fewer than
+        two moves are allowed; None = a fixed number of trials, the same answer on every machine. A larger
+        budget never gives a worse answer.
     seed
         Of the random draws, 0 to 2**31 - 1.
 
@@ -91,22 +93,10 @@ def scenario_search(
     if problem.max_moves is not None:
         first = problem.reference
     elif first is None:
-        first = _start(problem, seed, deadline)
+        first = local_search(problem)
     assert first is not None
     turns = None if seconds is not None else 2 if problem.slots <= _SMALL else 1
-    found = _annealed(problem, first, given, seed, deadline, turns)
-    best = _cheaper(problem, first, found)
-    return best if given is None else _cheaper(problem, given, best)
-
-
-def _start(problem: PlacementProblem, seed: int, deadline: float) -> Placement:
-    """The cheaper of EPLB's placement and that of ``search``; EPLB's alone where the time does not suffice for both.
-
-    A search that was cut off is not taken: a longer one may cost more over the steps, and so would what begins there.
-    """
-    first = first_placement(problem)
-    found = quick_search(problem, seed=seed, deadline=deadline)
-    return first if time.perf_counter() >= deadline else _cheaper(problem, found, first)
+    return _annealed(problem, first, given, seed, deadline, turns)
 
 
 def _annealed(
@@ -126,7 +116,7 @@ def _annealed(
     rules = problem.num_gpus, per_node, problem.allow_colocated, problem.allow_empty_slots
     limit = _NO_LIMIT if problem.max_moves is None else problem.max_moves
     trials = min(max(_TRIALS // problem.slots, _FEWEST_TRIALS), _MOST_TRIALS)
-    heat = min(_HEAT / problem.slots, _HOTTEST)
+    heat = _heat(problem)
 
     def descents(layer: int, stop: Flag) -> None:
         other = held[layer].copy()
@@ -154,6 +144,16 @@ def _annealed(
 
     in_shares(work, problem.num_layers, held.size, deadline)
     return _placement(problem, held)
+
+
+def _heat(problem: PlacementProblem) -> float:
+    """First temperature, in mean rises of a swap, as measured on recordings of 8 to 256 experts and 4 to 256 steps.
+
+    With many slots or steps heat only leads away from a good placement; a small layer is combed through.
+    """
+    assert problem.steps is not None
+    least = 0.6 / len(problem.steps) if problem.max_moves is None else _HEAT_WITHIN
+    return min(max(least, 0.3 * (20 / problem.slots) ** 4), 0.5)
 
 
 def _weight(problem: PlacementProblem, layer: int) -> NDArray[np.float64]:

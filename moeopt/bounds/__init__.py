@@ -2,7 +2,7 @@
 
 Every bound is a function ``problem -> [layers]`` float64, NaN where it has nothing to say, and
 carries its proof. Those on the makespan hold in the problem's widest reading (colocation and empty
-slots allowed); those on moves read the problem as it is.
+slots allowed), for equal shares as for the optimal split; those on moves read the problem as it is.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from moeopt.bounds.moves import (
     regrouping_needed,
 )
 from moeopt.bounds.partition import certified_hottest_gpus, hot_on_few_gpus, hottest_experts, hottest_gpus
+from moeopt.bounds.steps import steps_bound
 from moeopt.problem import PlacementProblem
 
 BOUNDS: dict[str, Callable[[PlacementProblem], Floats]] = {
@@ -80,4 +81,5 @@ __all__ = [
     "moves_needed",
     "node_load",
     "regrouping_needed",
+    "steps_bound",
 ]

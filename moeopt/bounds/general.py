@@ -1,7 +1,8 @@
 """Bounds for every problem: mean load, hottest replica, and what must sit beside it.
 
 Notation: loads ``w_1 >= w_2 >= ..`` of one layer, ``m`` GPUs, ``k`` slots per GPU, ``R`` redundant
-slots, ``S_t`` the sum of the ``t`` smallest loads.
+slots, ``S_t`` the sum of the ``t`` smallest loads. Proofs speak of equal shares; those for the optimal
+split are in ``docs/bounds.md``.
 """
 
 from __future__ import annotations

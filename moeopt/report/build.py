@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError, VerificationError
+from moeopt.picking import pick_methods
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.certificates import certify
@@ -79,6 +82,7 @@ def gap_report(
     quiet: bool = False,
     verify: bool = False,
     command: Sequence[str] = (),
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Study]:
     """Study every setting, write the report's files into ``out`` and show its tables.
 
@@ -94,7 +98,8 @@ def gap_report(
     nodes, groups
         Expert groups that live wholly on one node (both or neither).
     methods
-        Names of balancers and solvers; all balancers and one exact method if None.
+        Names of balancers and solvers, or ``path/to/file.py:function`` (see ``moeopt.picking.method_from_file``);
+        all balancers and one exact method if None.
     layers
         Layers by the trace's own ids, such as ``"3-10,17"``.
     time_limit
@@ -124,6 +129,8 @@ def gap_report(
         ``certificates.json``.
     command
         The command line, for the report's last section.
+    reading
+        Options of ``read_trace`` for all traces.
 
     Raises
     ------
@@ -143,8 +150,8 @@ def gap_report(
     )  # fmt: skip
     heuristics, exact = _pick_methods(balancers, solvers, methods)
     check_folder(out, (*trace, *(() if reference_trace is None else (reference_trace,))))
-    inputs = read_inputs(asked.trace, layers, seed)
-    older = None if reference_trace is None else read_older(reference_trace)
+    inputs = read_inputs(asked.trace, layers, seed, reading)
+    older = None if reference_trace is None else read_older(reference_trace, reading)
     problems, impossible = _pose(asked, inputs, older)
     small = small_problems(seed) if asked.whole else []
     with connected(cluster) as workers:
@@ -190,13 +197,8 @@ def _pick_methods(
 ) -> tuple[dict[str, Method], dict[str, Solver]]:
     if names is None:
         names = [*balancers, *[name for name in EXACT_CHOICE if name in solvers][:1]]
-    for name in names:
-        if name not in balancers and name not in solvers:
-            raise InputError(f"methods {name!r} is unknown; there are {', '.join([*balancers, *solvers])}")
-    return (
-        {name: balancers[name] for name in names if name in balancers},
-        {name: solvers[name] for name in names if name in solvers},
-    )
+    heuristics, exact = pick_methods(names, balancers, solvers)
+    return heuristics, exact
 
 
 def _pose(

@@ -15,7 +15,7 @@ from moeopt.report.moves_tables import moves_table
 from moeopt.report.settings import label
 from moeopt.report.study import Study
 from moeopt.report.tables import layer_table, summary_table
-from moeopt.traces.placement_sglang import sglang_json
+from moeopt.traces.engines import encoded
 
 
 def contents(
@@ -31,9 +31,9 @@ def contents(
         for name, run in study.runs.items():
             if run.found.placement is not None:
                 placed = run.found.placement[run.found.solved]
-                files[f"placements/{label(study.problem)}_{name}.json"] = sglang_json(placed).encode()
+                files[f"placements/{label(study.problem)}_{name}.csv"] = _slots(placed)
         for name, placement in _migrations(study).items():
-            files[f"placements/{label(study.problem)}_moves_{name}.json"] = sglang_json(placement).encode()
+            files[f"placements/{label(study.problem)}_moves_{name}.csv"] = _slots(placement)
     if any(study.moves is not None for study in studies):
         table = moves_table(studies, facts.arguments.expert_bytes)
         files["moves.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
@@ -42,6 +42,12 @@ def contents(
     files |= {f"figures/{name}": picture for name, picture in pictures.items()}
     files[MANIFEST] = manifest(asdict(facts), files)
     return files
+
+
+def _slots(placement: Placement) -> bytes:
+    content = encoded(placement, "csv")
+    assert isinstance(content, str)
+    return content.encode()
 
 
 def _migrations(study: Study) -> dict[str, Placement]:

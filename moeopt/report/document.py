@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from moeopt import metrics
+from moeopt import bounds, metrics
+from moeopt.metrics import Floats
 from moeopt.report.facts import Facts
 from moeopt.report.moves_tables import section, sentence
 from moeopt.report.settings import label, title
 from moeopt.report.study import Study
 from moeopt.report.tables import HEADINGS, SummaryRow, cells, markdown, milliseconds, percent, reasons, summarise
-from moeopt.solution import SolveStatus
+from moeopt.solution import Solution, SolveStatus
 
 SHOWN_INTERVALS = 8
 
@@ -71,7 +73,7 @@ def document(studies: Sequence[Study], pictures: Iterable[str], facts: Facts) ->
 
 
 def headline(study: Study) -> list[str]:
-    """Return what is proven, which heuristic won, where EPLB stands and what the policy costs."""
+    """Return what is proven, which heuristic won, where EPLB stands and what policy and dispatch cost."""
     rows = [row for row in summarise(study) if row.method not in study.exact and row.layers_solved == row.layers]
     sentences = [_proof(study)]
     if rows:
@@ -80,6 +82,9 @@ def headline(study: Study) -> list[str]:
         sentences += [f"EPLB: {_speed(row)}." for row in rows if row.method == "eplb" != best.method]
     if study.without_groups is not None:
         sentences.append(price(study, study.without_groups))
+    limited = study.problem.max_moves is not None or study.problem.max_makespan is not None
+    if study.problem.num_redundant and study.known.solved.size and not limited:
+        sentences.append(dispatch_price(study))
     if study.moves is not None:
         sentences.append(sentence(study.moves))
     return sentences
@@ -124,12 +129,25 @@ def price(study: Study, without: Study) -> str:
     if not both.size:
         return "Price of the policy (groups kept on one node): not known, for want of placements."
     ours, free = study.known[both], without.known[both]
-    bound, above = ours.lower_bound.sum(), free.lower_bound.sum()
-    least, most = bound / free.makespan.sum(), ours.makespan.sum() / above
     layers = "" if len(both) == study.known.num_layers else f" (of the {len(both)} layers with placements)"
+    spread = _spread(ours.lower_bound, ours.makespan, free.lower_bound, free.makespan)
+    return f"Price of the policy (groups kept on one node): {spread}{layers}."
+
+
+def dispatch_price(study: Study) -> str:
+    """Say what it costs that copies share evenly, against the optimal split of tokens, likewise."""
+    known = study.known[study.known.solved]
+    free = Solution(replace(known.problem, split="optimal"), known.placement)
+    spread = _spread(known.lower_bound, known.makespan, bounds.lower_bound(free.problem).value, free.makespan)
+    return f"Price of the dispatch rule (copies share evenly): {spread}."
+
+
+def _spread(bound: Floats, reached: Floats, free_bound: Floats, free_reached: Floats) -> str:
+    """What a rule costs, from bounds and makespans with the rule and without."""
+    least, most = bound.sum() / free_reached.sum(), reached.sum() / free_bound.sum()
     return (
-        f"Price of the policy (groups kept on one node): {percent(bound / above - 1)} % as the ratio of the two "
-        f"bounds; proven to lie between {percent(max(least - 1, 0.0))} and {percent(most - 1)} % of the step{layers}."
+        f"{percent(bound.sum() / free_bound.sum() - 1)} % as the ratio of the two bounds; proven to lie between "
+        f"{percent(max(least - 1, 0.0))} and {percent(most - 1)} % of the step"
     )
 
 
@@ -195,7 +213,8 @@ def _open_layers(study: Study) -> str:
 
 def _traces(facts: Facts) -> str:
     rows = [[t.name, t.origin, f"{t.layers} x {t.experts}", f"{t.tokens:g}", t.sha256[:12]] for t in facts.traces]
-    return markdown(("trace", "origin", "layers x experts", "tokens", "sha256"), rows)
+    table = markdown(("trace", "origin", "layers x experts", "tokens", "sha256"), rows)
+    return "\n\n".join([table, *(f"{t.name}: {t.note}." for t in facts.traces if t.note)])
 
 
 def _reproduce(facts: Facts) -> str:

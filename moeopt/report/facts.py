@@ -81,7 +81,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class TraceRecord:
-    """Where loads come from, and a hash of the bytes that were read (of the loads, for generated ones)."""
+    """Where loads come from, a hash of the bytes that were read (of the loads, for generated ones), and a remark."""
 
     name: str
     origin: str
@@ -90,9 +90,10 @@ class TraceRecord:
     layer_ids: tuple[int, ...]
     experts: int
     tokens: float
+    note: str = ""
 
     @classmethod
-    def of(cls, load: LoadMatrix, origin: str, sha256: str | None = None) -> TraceRecord:
+    def of(cls, load: LoadMatrix, origin: str, sha256: str | None = None, note: str = "") -> TraceRecord:
         """Return the record of the layers that are used; without ``sha256`` the loads are hashed."""
         return cls(
             name=load.source,
@@ -102,6 +103,7 @@ class TraceRecord:
             layer_ids=load.layer_ids,
             experts=load.num_experts,
             tokens=load.values.sum().item(),
+            note=note,
         )
 
 

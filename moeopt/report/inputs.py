@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moeopt._text import printable
 from moeopt.balancers.eplb import eplb
@@ -32,8 +33,10 @@ class Input:
     record: TraceRecord
 
 
-def read_inputs(paths: Sequence[str | os.PathLike[str]], layers: str | None, seed: int) -> list[Input]:
-    """Read every trace once; generate one where no path is given.
+def read_inputs(
+    paths: Sequence[str | os.PathLike[str]], layers: str | None, seed: int, reading: Mapping[str, Any]
+) -> list[Input]:
+    """Read every trace once, with options of ``read_trace``; generate one where no path is given.
 
     Raises
     ------
@@ -41,17 +44,16 @@ def read_inputs(paths: Sequence[str | os.PathLike[str]], layers: str | None, see
         TraceError for an unusable trace; names ``layers`` that are not there.
     """
     if paths:
-        traces = [read_trace(path) for path in paths]
+        traces = [read_trace(path, **reading) for path in paths]
         origins = [printable(Path(path).name, 80) for path in paths]
-        hashes = [trace.sha256 for trace in traces]
     else:
-        traces, origins, hashes = [generate("prefill", seed=seed)], [f"generated, preset prefill, seed {seed}"], [None]
+        traces, origins = [generate("prefill", seed=seed)], [f"generated, preset prefill, seed {seed}"]
     inputs = []
     names = distinct(trace.source for trace in traces)
-    for trace, name, origin, sha256 in zip(traces, names, origins, hashes, strict=True):
+    for trace, name, origin in zip(traces, names, origins, strict=True):
         full = trace.total()
         load = pick_layers(LoadMatrix(full.values, full.layer_ids, name), layers)
-        inputs.append(Input(load, full.layer_ids, TraceRecord.of(load, origin, sha256)))
+        inputs.append(Input(load, full.layer_ids, TraceRecord.of(load, origin, trace.sha256, trace.note)))
     return inputs
 
 
@@ -100,11 +102,11 @@ class OlderLoads:
         return load[[place[layer] for layer in source.layer_ids]]
 
 
-def read_older(path: str | os.PathLike[str]) -> OlderLoads:
+def read_older(path: str | os.PathLike[str], reading: Mapping[str, Any]) -> OlderLoads:
     """Read the trace of older loads; TraceError where it is unusable."""
-    trace = read_trace(path)
+    trace = read_trace(path, **reading)
     load = trace.total()
-    return OlderLoads(load, TraceRecord.of(load, printable(Path(path).name, 80), trace.sha256))
+    return OlderLoads(load, TraceRecord.of(load, printable(Path(path).name, 80), trace.sha256, trace.note))
 
 
 def placed_by_eplb(load: LoadMatrix, num_nodes: int, num_groups: int, num_gpus: int, num_slots: int) -> Placement:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from moeopt import metrics
@@ -90,6 +91,7 @@ def replay_report(
     out: str | os.PathLike[str] = "replay",
     quiet: bool = False,
     command: Sequence[str] = (),
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> Worth:
     """Run policies over a trace, write the page into ``out`` and show the answer.
 
@@ -119,6 +121,8 @@ def replay_report(
         No progress and no tables.
     command
         The command line, for the page's last section.
+    reading
+        Options of ``read_trace``.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def replay_report(
     if charge_planning and second is None:
         raise InputError("charge_planning needs layer_step_seconds, to tell seconds in steps")
     check_folder(out, () if trace is None else (trace,))
-    recorded, record = _read(trace, layers, seed)
+    recorded, record = _read(trace, layers, seed, reading)
     if slots is None:
         slots = -(-recorded.num_experts * 9 // (8 * gpus)) * gpus
     policies = [parse_policy(text, methods) for text in policy] or None
@@ -172,18 +176,20 @@ def replay_report(
     return worth
 
 
-def _read(trace: str | os.PathLike[str] | None, layers: str | None, seed: int) -> tuple[Trace, TraceRecord]:
+def _read(
+    trace: str | os.PathLike[str] | None, layers: str | None, seed: int, reading: Mapping[str, Any]
+) -> tuple[Trace, TraceRecord]:
     """Read the trace once, or generate one, and keep the layers asked for."""
     if trace is None:
         recorded = generate("decode", num_layers=8, num_experts=64, tokens=512, num_windows=GENERATED_STEPS, seed=seed)
         origin = f"generated, preset decode, seed {seed}: its drift in time is synthetic"
     else:
-        recorded, origin = read_trace(trace), printable(Path(trace).name, 80)
+        recorded, origin = read_trace(trace, **reading), printable(Path(trace).name, 80)
     if layers is not None:
         rows = layer_rows(recorded.layer_ids, recorded.source, layers)
         ids = tuple(recorded.layer_ids[row] for row in rows)
         recorded = Trace(recorded.windows[:, rows], ids, recorded.source, recorded.sha256)
-    return recorded, TraceRecord.of(recorded.total(), origin, recorded.sha256)
+    return recorded, TraceRecord.of(recorded.total(), origin, recorded.sha256, recorded.note)
 
 
 @contextmanager
@@ -252,7 +258,12 @@ def document(worth: Worth, facts: Mapping[str, Any]) -> str:
 
 def answers(worth: Worth) -> list[str]:
     """Return the answer in sentences, what to do first."""
+    trace = worth.replay.trace
     told = headline(worth.replay, worth.table, worth.price)
+    if not trace.ordered:
+        told.insert(0, "The order of these steps is not known, so that nothing here speaks of time.")
+    if trace.note:
+        told.append(f"Of the trace: {trace.note}.")
     told.append(envelope_words(worth.replay))
     if worth.usual_price:
         told.append(

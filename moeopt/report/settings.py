@@ -40,6 +40,28 @@ def names(name: str, text: str | None) -> tuple[str, ...] | None:
     return parts
 
 
+def ranges(name: str, text: str | None) -> tuple[int, ...] | None:
+    """Read ``"3-5,8"`` as ``(3, 4, 5, 8)``; None stays None.
+
+    Raises
+    ------
+    InputError
+        If a part is neither an integer >= 0 nor a rising range of them.
+    """
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        ends = [end.strip() for end in part.split("-")]
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 8 for end in ends):
+            raise InputError(f"{name} must be integers and ranges such as 3-60,62, got {text!r}")
+        first, last = int(ends[0]), int(ends[-1])
+        if last < first:
+            raise InputError(f"{name} must be integers and rising ranges such as 3-60,62, got {text!r}")
+        found += range(first, last + 1)
+    return tuple(found)
+
+
 def pick_layers(load: LoadMatrix, text: str | None) -> LoadMatrix:
     """Keep the layers that ``"0-3,7"`` names by the trace's own ids; None keeps all.
 

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._files import file_reason, read_whole
 from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.traces.csv_matrix import parse_csv
 from moeopt.traces.matrix import refuse_column_numbers, refuse_too_many
-from moeopt.traces.trace import Trace, as_counts, tidy
+from moeopt.traces.recording import tidy
+from moeopt.traces.request import Request
+from moeopt.traces.trace import Trace, as_counts
 
 
-def read_csv_folder(folder: Path) -> Trace:
-    """Read every ``*.csv`` of ``folder`` as one layer.
+def read_csv_folder(folder: Path, files: Sequence[Path], request: Request) -> Trace:
+    """Read every one of ``files``, the CSVs of ``folder``, as one layer.
 
     Every row becomes a window where all layers have the same number of rows; otherwise rows
     cannot be matched up and are summed to one window. Layer ids are the numbers in the file names
@@ -33,26 +35,33 @@ def read_csv_folder(folder: Path) -> Trace:
     TraceError
         Names file, line and column of what is not a count, or the file that does not fit the others.
     """
-    files = sorted(_csv_files(folder), key=_natural)
-    if not files:
-        raise TraceError(f"{printable(folder)}: the folder holds no .csv file")
-    ids = layer_ids([file.stem for file in files])
+    files = sorted(files, key=_natural)
+    ids = layer_ids([file.name.partition(".csv")[0] for file in files])
     numbers = dict(zip(files, ids, strict=True))
     digest, read = hashlib.sha256(), {}
     for file in sorted(files):
-        content = read_whole(file)
-        digest.update(content)
-        read[file] = _parse_layer(content, file, numbers[file])
+        with request.opened(file, digest) as opened:
+            read[file] = _parse_layer(opened.rest(), numbers[file])
     layers, first = [read[file] for file in files], files[0]
     for file, layer in zip(files, layers, strict=True):
         if layer.shape[1] != layers[0].shape[1]:
             other = f"{printable(first.name, 80)} has {layers[0].shape[1]}"
             raise TraceError(f"{printable(file)}: {layer.shape[1]} columns, but {other}")
+    note = ""
     if len({len(layer) for layer in layers}) > 1:
         layers = [layer.sum(axis=0, keepdims=True) for layer in layers]
+        note = "layers have different numbers of rows: all are added up"
     try:
         refuse_too_many("the folder", (len(layers), *layers[0].shape))
-        return tidy(np.stack(layers, axis=1), folder.resolve().name, ids, digest.hexdigest())
+        request.check_experts(layers[0].shape[1])
+        return tidy(
+            np.stack(layers, axis=1),
+            folder.resolve().name,
+            ids,
+            digest.hexdigest(),
+            steps_per_window=request.steps_per_window,
+            note=note,
+        )
     except InputError as error:
         raise TraceError(f"{printable(folder)}: {error}") from None
 
@@ -67,26 +76,15 @@ def layer_ids(names: list[str]) -> tuple[int, ...]:
     return tuple(range(len(names)))
 
 
-def _csv_files(folder: Path) -> list[Path]:
-    try:
-        entries = list(folder.iterdir())
-    except OSError as error:
-        raise TraceError(f"{printable(folder)}: cannot be read: {file_reason(error)}") from None
-    return [path for path in entries if path.suffix.lower() == ".csv" and not path.name.startswith(".")]
-
-
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     parts = re.findall(r"\d+|\D+", path.name, re.ASCII)
     return [(0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
 
 
-def _parse_layer(content: bytes, file: Path, layer: int) -> NDArray[Any]:
+def _parse_layer(content: bytes, layer: int) -> NDArray[Any]:
     try:
         rows = parse_csv(content, "forward pass")
         refuse_column_numbers(rows)
     except TraceError as error:
-        raise TraceError(f"{printable(file)}: layer {layer}: {error}") from None
-    try:
-        return as_counts(rows[:, None], (layer,))[:, 0]
-    except InputError as error:
-        raise TraceError(f"{printable(file)}: {error}") from None
+        raise TraceError(f"layer {layer}: {error}") from None
+    return as_counts(rows[:, None], (layer,))[:, 0]

@@ -6,12 +6,14 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt._files import MAX_BYTES
 from moeopt._text import parser_reason, printable
 from moeopt.errors import TraceError
 from moeopt.traces.csv_matrix import parse_csv
@@ -21,7 +23,7 @@ PLACEMENT_NAMES = ("phy2log", "placement", "physical_to_logical_map")
 NPY_MAGIC = b"\x93NUMPY"
 
 MAX_NUMBERS = 2**29
-"""The most numbers read from one file: 4 GiB of int64."""
+"""The most numbers read from one file that takes 8 bytes for each: 4 GiB of int64."""
 
 _LISTED = 6  # arrays named in a message
 
@@ -31,10 +33,9 @@ def read_npy(content: bytes) -> NDArray[Any]:
 
     What the header claims is checked before any memory is taken.
     """
-    try:
-        return _array_of(content)
-    except Exception as error:  # a broken or hostile file can fail anywhere in the parser
-        raise TraceError(f"not a readable .npy file: {parser_reason(error)}") from None
+    file = io.BytesIO(content)
+    header = npy_header(file, len(content))
+    return array_of(content[file.tell() :], header)
 
 
 def read_npz(content: bytes) -> dict[str, NDArray[Any]]:
@@ -42,11 +43,10 @@ def read_npz(content: bytes) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for member in archive.infolist():
+            for name, (member, header) in npz_headers(archive).items():
                 data = archive.read(member)
-                if not data.startswith(NPY_MAGIC):
-                    raise TraceError(f"not a .npz file: its member '{printable(member.filename, 40)}' is no array")
-                arrays[member.filename.removesuffix(".npy")] = _array_of(data)
+                size = header.count * header.dtype.itemsize
+                arrays[name] = array_of(data[len(data) - size :], header)
     except TraceError:
         raise
     except Exception as error:  # a broken or hostile file can fail anywhere in the parser
@@ -60,32 +60,76 @@ def refuse_too_many(name: str, shape: Sequence[int], most: int = MAX_NUMBERS) ->
         raise TraceError(f"{name} has shape {printable(list(shape), 60)}; at most {most} numbers are read")
 
 
-def _array_of(content: bytes) -> NDArray[Any]:
-    file = io.BytesIO(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a header is parsed as Python text, which may warn and quote it
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"format {version[0]}.{version[1]} is for records, not numbers")
-        shape, fortran, dtype = _HEADERS[version](file)
-    if dtype.hasobject:
-        raise ValueError("arrays of objects are not loaded")
-    refuse_too_many("the array", shape)
-    count, start = math.prod(shape), file.tell()
-    if min(shape, default=0) < 0 or count * dtype.itemsize > len(content) - start:
-        claim = f"shape {printable(list(shape), 60)} of {printable(dtype, 40)}"
-        raise ValueError(f"the header claims {claim}, the file holds {len(content) - start} bytes")
-    array: NDArray[Any] = np.frombuffer(content, dtype, count, start)
-    return array.reshape(shape, order="F" if fortran else "C")
+@dataclass(frozen=True)
+class NpyHeader:
+    """What the header of a ``.npy`` file claims, checked as far as it can be before any number is read."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def count(self) -> int:
+        """Numbers in the array."""
+        return math.prod(self.shape)
+
+
+def npy_header(file: BinaryIO, size: int | None = None, kind: str = ".npy") -> NpyHeader:
+    """Read the header at the begin of ``file``, of ``size`` bytes where that is known, in a file of ``kind``.
+
+    Raises
+    ------
+    TraceError
+        For a header that cannot be read, for objects, and for a claim of more than the file can hold.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a header is parsed as Python text, which may warn and quote it
+            version = np.lib.format.read_magic(file)
+            if version not in _HEADERS:
+                raise ValueError(f"format {version[0]}.{version[1]} is for records, not numbers")
+            header = NpyHeader(*_HEADERS[version](file))
+        if header.dtype.hasobject:
+            raise ValueError("arrays of objects are not loaded")
+        refuse_too_many("the array", header.shape, MAX_BYTES)
+        left = size - file.tell() if size is not None else math.inf
+        if min(header.shape, default=0) < 0 or header.count * header.dtype.itemsize > left:
+            claim = f"shape {printable(list(header.shape), 60)} of {printable(header.dtype, 40)}"
+            raise ValueError(f"the header claims {claim}, the file holds {left} bytes")
+    except Exception as error:  # a broken or hostile file can fail anywhere in the parser
+        raise TraceError(f"not a readable {kind} file: {parser_reason(error)}") from None
+    return header
+
+
+def array_of(data: bytes, header: NpyHeader) -> NDArray[Any]:
+    """Return the array whose numbers ``data`` begins with, a view."""
+    array: NDArray[Any] = np.frombuffer(data, header.dtype, header.count)
+    return array.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def npz_headers(archive: zipfile.ZipFile) -> dict[str, tuple[zipfile.ZipInfo, NpyHeader]]:
+    """Return every array's member and header by the array's name, in the order of the file."""
+    headers = {}
+    for member in archive.infolist():
+        with archive.open(member) as stream:
+            if stream.read(len(NPY_MAGIC)) != NPY_MAGIC:
+                raise TraceError(f"not a .npz file: its member '{printable(member.filename, 40)}' is no array")
+            stream.seek(0)
+            header = npy_header(cast(BinaryIO, stream), member.file_size, ".npz")
+            headers[member.filename.removesuffix(".npy")] = member, header
+    return headers
 
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def pick_array(arrays: dict[str, NDArray[Any]], name: str | None) -> NDArray[Any]:
-    """Return the array called ``name``, else the one that holds the loads.
+Shaped = TypeVar("Shaped", NDArray[Any], NpyHeader)
 
-    Without a name: the only array, or the one called ``logical_count`` or ``load``.
+
+def pick_array(arrays: Mapping[str, Shaped], name: str | None) -> str:
+    """Return the name of the array called ``name``, else of the one that holds the loads.
+
+    Without ``name``: the only array, or the one called ``logical_count`` or ``load``.
 
     Raises
     ------
@@ -98,17 +142,17 @@ def pick_array(arrays: dict[str, NDArray[Any]], name: str | None) -> NDArray[Any
     if name is not None:
         if name not in arrays:
             raise TraceError(f"no array called '{printable(name, 40)}'; there are: {listing}")
-        return arrays[name]
+        return name
     placements = [key for key in PLACEMENT_NAMES if key in arrays]
     if placements:
         raise TraceError(f"holds a placement ({placements[0]}), not loads")
     known = [key for key in LOAD_NAMES if key in arrays] or list(arrays)
     if len(known) != 1:
         raise TraceError(f"which array holds the loads? name it as FILE:NAME; there are: {listing}")
-    return arrays[known[0]]
+    return known[0]
 
 
-def _summary(name: str, array: NDArray[Any]) -> str:
+def _summary(name: str, array: NDArray[Any] | NpyHeader) -> str:
     return f"{printable(name, 30)} {printable(list(array.shape), 24)}"
 
 

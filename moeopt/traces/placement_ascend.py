@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.errors import TraceError
+from moeopt.placement import Placement
 from moeopt.traces.matrix import refuse_too_many
+
+
+def expert_map_json(placement: Placement, layer_ids: Sequence[int], model_layers: int) -> str:
+    """Return the expert map; MoE layers are numbered from 0, and layers and devices stand in order.
+
+    The order matters: vllm-ascend goes by the places in the lists and not by the ids.
+    """
+    layers = [
+        {
+            "layer_id": number,
+            "device_count": placement.num_gpus,
+            "device_list": [{"device_id": gpu, "device_expert": held} for gpu, held in enumerate(layer)],
+        }
+        for number, layer in enumerate(placement.by_gpu.tolist())
+    ]
+    rows = ",\n".join(json.dumps(layer, separators=(",", ":")) for layer in layers)
+    return f'{{"moe_layer_count":{placement.num_layers},"layer_list":[\n{rows}\n]}}\n'
 
 
 def phy2log_from_expert_map(document: dict[str, Any], num_gpus: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from moeopt.placement import Placement
 from moeopt.traces.csv_matrix import format_csv, parse_csv
 
 
-def write_phy2log_csv(path: str | os.PathLike[str], placement: Placement) -> Path:
-    """Write ``phy2log [layers, slots]``; -1 is an empty slot. Read it with ``read_placement``."""
-    return write_whole(path, format_csv(placement.phy2log))
+def phy2log_csv(placement: Placement, layer_ids: Sequence[int], model_layers: int) -> str:
+    """Return ``phy2log [layers, slots]``; -1 is an empty slot."""
+    return format_csv(placement.phy2log)
 
 
 def write_gpu_load_csv(path: str | os.PathLike[str], gpu_load: Any) -> Path:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._files import write_whole
 from moeopt._text import printable
 from moeopt.errors import TraceError
 from moeopt.placement import Placement
 
 
-def write_placement_npz(path: str | os.PathLike[str], placement: Placement) -> Path:
-    """Write the placement with its numbers of experts and GPUs, compressed."""
+def placement_npz(placement: Placement, layer_ids: Sequence[int], model_layers: int) -> bytes:
+    """Return the placement with its numbers of experts and GPUs, compressed."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -25,7 +23,7 @@ def write_placement_npz(path: str | os.PathLike[str], placement: Placement) -> P
         num_experts=np.int64(placement.num_experts),
         num_gpus=np.int64(placement.num_gpus),
     )
-    return write_whole(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def phy2log_from_npz(arrays: dict[str, NDArray[Any]], num_experts: int, num_gpus: int) -> NDArray[Any]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.errors import TraceError
+from moeopt.placement import Placement
+
+
+def pattern_npy(placement: Placement, layer_ids: Sequence[int], model_layers: int) -> bytes:
+    """Return the 0/1 pattern as ``.npy``, one row per MoE layer."""
+    buffer = io.BytesIO()
+    np.save(buffer, (placement.copies > 0).swapaxes(0, 1).astype(np.uint8))
+    return buffer.getvalue()
 
 
 def phy2log_from_pattern(pattern: NDArray[Any], num_experts: int, num_gpus: int) -> NDArray[np.int64]:

@@ -1,15 +1,14 @@
-"""SGLang's ``--init-expert-location`` file: ``{"physical_to_logical_map": [layers, slots]}``."""
+"""SGLang's ``--init-expert-location`` file: ``{"physical_to_logical_map": [layers of the model, slots]}``."""
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._files import write_whole
 from moeopt.errors import TraceError
 from moeopt.placement import Placement
 from moeopt.traces.json_numbers import number_array
@@ -18,23 +17,24 @@ from moeopt.traces.sglang import as_array, keys_of
 KEY = "physical_to_logical_map"
 
 
-def write_placement_json(path: str | os.PathLike[str], placement: Placement) -> Path:
-    """Write the map in the form SGLang loads: this one key, one row per layer, -1 = empty slot.
+def sglang_json(placement: Placement, layer_ids: Sequence[int], model_layers: int) -> str:
+    """Return the map with a row for every layer of the model, since SGLang finds rows by a layer's own number.
 
-    SGLang itself has no empty slots; a placement that uses them is for moeopt's own reader.
+    Rows of dense layers, which nobody looks up, hold the experts in turn, as SGLang fills them itself.
     """
-    return write_whole(path, sglang_json(placement))
+    rows = np.tile(np.arange(placement.num_slots) % placement.num_experts, (model_layers, 1))
+    rows[list(layer_ids)] = placement.phy2log
+    return f'{{"{KEY}": {json_rows(rows)}}}\n'
 
 
-def sglang_json(placement: Placement) -> str:
-    """Return what ``write_placement_json`` writes."""
-    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in placement.phy2log.tolist())
-    return f'{{"{KEY}": [\n{rows}\n]}}\n'
+def json_rows(rows: NDArray[np.int64]) -> str:
+    """Return a matrix as JSON with a row per line."""
+    return "[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows.tolist()) + "\n]"
 
 
-def phy2log_from_json(document: Any) -> NDArray[Any]:
-    """``phy2log`` of SGLang's dict, or of a bare list as vLLM takes it."""
-    return number_array(KEY, document[KEY] if isinstance(document, dict) else document)
+def phy2log_from_json(document: dict[str, Any]) -> NDArray[Any]:
+    """``phy2log`` of SGLang's dict."""
+    return number_array(KEY, document[KEY])
 
 
 def phy2log_from_pt(document: Any) -> NDArray[Any]:

@@ -7,7 +7,7 @@ import pickletools
 import warnings
 import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from moeopt._text import parser_reason
 from moeopt.errors import TraceError
@@ -16,8 +16,10 @@ _MOST_PARTS = 2**24
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the keys of its storages
 
 
-def load_pt(content: bytes) -> Any:
+def load_pt(content: bytes | BinaryIO) -> Any:
     """Return what a ``.pt`` file holds: tensors and plain containers only, so that nothing in it runs.
+
+    ``content`` is all of it, or the open file, which is read piece by piece.
 
     Raises
     ------
@@ -27,32 +29,36 @@ def load_pt(content: bytes) -> Any:
     """
     import torch  # heavy, and only this format needs it
 
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        for pickled in _pickles(content):
+        for pickled in _pickles(file):
             if _largest_tuple(pickled) > _MOST_PARTS:
                 raise ValueError(f"it holds a tuple of more than {_MOST_PARTS} parts")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile file can fail anywhere in the parser
         reason = parser_reason(error)
         raise TraceError(f"not a .pt file of plain tensors (nothing in it was run): {reason}") from None
 
 
-def _pickles(content: bytes) -> Iterator[io.BytesIO]:
+def _pickles(file: BinaryIO) -> Iterator[BinaryIO]:
     """The pickles of the file, each as a stream that stands at its begin."""
-    if content.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    file.seek(0)
+    is_archive = file.read(2) == b"PK"
+    file.seek(0)
+    if is_archive:
+        with zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
                     yield io.BytesIO(archive.read(name))
     else:
-        stream = io.BytesIO(content)
         for _ in range(_LEGACY_PICKLES):
-            yield stream
+            yield file
 
 
-def _largest_tuple(pickled: io.BytesIO) -> int:
+def _largest_tuple(pickled: BinaryIO) -> int:
     """Follow a pickle without building anything; return the number of parts of the largest tuple, unfolded.
 
     Only tuples count: lists and dictionaries share what they repeat, and nobody walks through it.

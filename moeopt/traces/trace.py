@@ -13,9 +13,13 @@ from moeopt._arrays import ArrayFields, to_numpy
 from moeopt._text import printable
 from moeopt.errors import InputError, TraceError
 from moeopt.load import MAX_TOTAL, MIN_LOAD, LoadMatrix, beyond_total, checked_ids
+from moeopt.traces.mapped import forget_pages, mapping_of
 
 MAX_LAYERS = 2**20
 """The most layers of a trace: each has an id of its own, and a table with more is the wrong way round."""
+
+LARGE = 2**25
+"""Counts of a trace that are held in 64 bits each; those of a larger one take as few bits as are exact."""
 
 _PIECE = 2**20  # entries looked at in one go
 
@@ -28,7 +32,10 @@ class Trace(ArrayFields):
     ----------
     windows
         ``[windows, layers, experts]`` (or ``[layers, experts]``, one window), finite and >= 0.
-        Whole numbers are kept as int64, anything else as float64.
+        Whole numbers are kept as int64, anything else as float64. More than 2**25 counts are kept in
+        the narrowest signed integers (float32 where that is what comes in) that hold them exactly, and
+        a large ``.npy`` file stays on disk, mapped into memory: ``total()`` and ``trace[i]`` are
+        int64 or float64 whatever the windows are; other sums need ``dtype=``.
     layer_ids
         The trace's own number of each layer; ``0..layers-1`` by default.
     source
@@ -38,6 +45,11 @@ class Trace(ArrayFields):
         file's, or that of a folder's CSV files one after another in the order of their names. It
         says where counts come from and not what they are, so that traces are equal without it;
         ``trace[i:j]`` keeps it.
+    ordered
+        Whether the windows are known to be in time order. No part of equality, kept by ``trace[i:j]``.
+    note
+        One line about the recording that whoever shows its numbers should show too, such as why the
+        order is not known or which steps were left out; "" where there is nothing to say. Likewise.
 
     Raises
     ------
@@ -51,10 +63,12 @@ class Trace(ArrayFields):
     (2, [[5, 3], [4, 4]])
     """
 
-    windows: NDArray[np.int64] | NDArray[np.float64]
+    windows: NDArray[Any]
     layer_ids: tuple[int, ...] = ()
     source: str = "trace"
     sha256: str | None = field(default=None, compare=False)
+    ordered: bool = field(default=True, compare=False)
+    note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         array = as_counts(self.windows, self.layer_ids)
@@ -63,7 +77,7 @@ class Trace(ArrayFields):
         except InputError as error:
             raise TraceError(str(error)) from None
         # The one copy: wide enough for sums, in memory that no caller shares
-        windows: NDArray[Any] = np.array(array, dtype=np.int64 if _whole(array) else np.float64, order="C")
+        windows: NDArray[Any] = np.array(array, dtype=kept_dtype(array.size, [narrowest(array)]), order="C")
         if windows.dtype.kind == "f":
             windows += 0.0  # no -0.0
         windows.setflags(write=False)
@@ -72,7 +86,7 @@ class Trace(ArrayFields):
 
     @property
     def num_windows(self) -> int:
-        """Windows in time order."""
+        """Windows, in time order where ``ordered``."""
         return int(self.windows.shape[0])
 
     @property
@@ -87,7 +101,17 @@ class Trace(ArrayFields):
 
     def total(self) -> LoadMatrix:
         """Loads of all windows together, ``[layers, experts]``."""
-        return LoadMatrix(self.windows.sum(axis=0), self.layer_ids, self.source)
+        wide = np.float64 if self.windows.dtype.kind == "f" else np.int64
+        summed = np.zeros(self.windows.shape[1:], dtype=wide)
+        for piece in pieces(self.windows.shape):
+            summed[piece[1:]] += self.windows[piece].sum(axis=0, dtype=wide)
+            forget_pages(self.windows)
+        return self._load(summed)
+
+    def _load(self, values: NDArray[Any]) -> LoadMatrix:
+        if values.dtype.kind == "f" and mapping_of(self.windows) is not None and _whole(values[None]):
+            values = values.astype(np.int64)  # a file of whole numbers in a float dtype
+        return LoadMatrix(values, self.layer_ids, self.source)
 
     def __len__(self) -> int:
         return self.num_windows
@@ -98,10 +122,10 @@ class Trace(ArrayFields):
     def __getitem__(self, index: slice) -> Trace: ...
     def __getitem__(self, index: int | slice) -> LoadMatrix | Trace:
         if not isinstance(index, slice):
-            return LoadMatrix(self.windows[index], self.layer_ids, self.source)
+            return self._load(self.windows[index])
         if len(range(self.num_windows)[index]) == 0:
             raise IndexError(f"window slice {index} selects none of {self.num_windows} windows")
-        return Trace(self.windows[index], self.layer_ids, self.source, self.sha256)
+        return part_of(self, self.windows[index])
 
 
 def as_counts(values: Any, layer_ids: Sequence[int] = ()) -> NDArray[Any]:
@@ -124,11 +148,11 @@ def as_counts(values: Any, layer_ids: Sequence[int] = ()) -> NDArray[Any]:
     array = array.reshape((1,) * (3 - array.ndim) + array.shape)
     if array.shape[1] > MAX_LAYERS:
         raise TraceError(f"counts must be of at most {MAX_LAYERS} layers, got shape {array.shape}")
-    for piece in _pieces(array.shape):
+    for piece in pieces(array.shape):
         refuse_faults(array[piece], *(part.start for part in piece), num_windows=len(array), layer_ids=layer_ids)
     if beyond := beyond_total(array):
         layer, total = beyond
-        raise TraceError(f"layer {_id(layer, layer_ids)}: totals {total} tokens, more than 2**53")
+        raise TraceError(f"layer {id_of(layer, layer_ids)}: totals {total} tokens, more than 2**53")
     return array
 
 
@@ -157,43 +181,46 @@ def refuse_faults(
     for bad, fault in faults:
         if bad.any():
             first = np.argwhere(bad)[0]
-            where = f"layer {_id(layer + int(first[1]), layer_ids)}, column {column + int(first[2])}"
+            where = f"layer {id_of(layer + int(first[1]), layer_ids)}, column {column + int(first[2])}"
             if num_windows > 1:
                 where = f"window {window + int(first[0])}, {where}"
             raise TraceError(f"{where}: {counts[tuple(first)]} {fault}")
 
 
-def tidy(values: Any, source: str, layer_ids: Sequence[int] = (), sha256: str | None = None) -> Trace:
-    """Trace of what a file holds, without the layers and the windows that have no load at all.
-
-    Layers without load are dense layers; windows without load are unfilled rows of a ring buffer.
-    ``layer_ids`` remembers which layers stayed.
-
-    Raises
-    ------
-    TraceError
-        For anything that is not a count, and where nothing is left.
-    """
-    array = as_counts(values, layer_ids)
-    layers = np.flatnonzero(array.any(axis=(0, 2)))
-    if layers.size == 0:
-        raise TraceError("every count is zero")
-    filled = array.any(axis=(1, 2))
-    ids = tuple(_id(int(layer), layer_ids) for layer in layers)
-    kept = array if filled.all() and len(layers) == array.shape[1] else array[filled][:, layers]
-    return Trace(kept, ids, printable(source, 80), sha256)
+def part_of(trace: Trace, windows: NDArray[Any]) -> Trace:
+    """Return ``trace`` with ``windows`` that were checked before: they are not copied."""
+    part = object.__new__(Trace)
+    part.__setstate__(trace.__getstate__() | {"windows": windows})
+    return part
 
 
-def _id(layer: int, layer_ids: Sequence[int]) -> int:
+def id_of(layer: int, layer_ids: Sequence[int]) -> int:
+    """Return the number of the layer at place ``layer``, which is its own where ids are not given."""
     return layer_ids[layer] if layer < len(layer_ids) else layer
+
+
+def kept_dtype(size: int, kinds: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """Return the dtype of ``size`` counts that are held in parts of ``kinds``."""
+    joint = np.result_type(*kinds)
+    if size > LARGE:
+        return joint
+    return np.dtype(np.float64 if joint.kind == "f" else np.int64)
+
+
+def narrowest(array: NDArray[Any]) -> np.dtype[Any]:
+    """Return the narrowest of int8..int64 for whole counts, else float32 or float64, that is exact."""
+    if not _whole(array):
+        return np.dtype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
+    highest = max((int(array[piece].max()) for piece in pieces(array.shape)), default=0)
+    return np.promote_types(np.min_scalar_type(-highest - 1), np.int8)
 
 
 def _whole(array: NDArray[Any]) -> bool:
     """Whether every count is a whole number."""
-    return array.dtype.kind != "f" or not any((array[piece] % 1).any() for piece in _pieces(array.shape))
+    return array.dtype.kind != "f" or not any((array[piece] % 1).any() for piece in pieces(array.shape))
 
 
-def _pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice, slice]]:
+def pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice, slice]]:
     """Slices that cut ``[windows, layers, experts]`` into parts of at most ``_PIECE`` entries, in order."""
     windows, layers, experts = shape
     steps = max(1, _PIECE // (layers * experts)), max(1, _PIECE // experts), _PIECE

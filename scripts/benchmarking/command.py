@@ -14,18 +14,19 @@ import typer
 from typer import Option
 
 from benchmarking.fresh import cold_start, memory_rows
-from benchmarking.measure import balancer_rows, exact_row, growth_rows
+from benchmarking.measure import balancer_rows, exact_row, growth_rows, moves_row
 from benchmarking.page import page
 from benchmarking.pictures import pictures
 from benchmarking.records import Facts, Results
 from benchmarking.rivals import duels, load_module
 from moeopt._files import write_whole
 from moeopt.balancers import BALANCERS
-from moeopt.cli import exit_code
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError
+from moeopt.exit_codes import exit_code
 from moeopt.load import LoadMatrix
+from moeopt.picking import pick_methods
 from moeopt.report.files import check_folder
 from moeopt.report.machine import this_machine, versions
 from moeopt.report.settings import distinct, names, pick_layers, pose, title
@@ -53,7 +54,7 @@ def benchmark(
     context: typer.Context,
     trace: Annotated[list[str] | None, Option(help="Recorded loads, repeatable. [default: two generated]")] = None,
     settings: Annotated[str | None, Option(help="List of GPUs/slots, e.g. 8/256,32/288.")] = None,
-    methods: Annotated[str | None, Option(help="List of balancers. [default: all]")] = None,
+    methods: Annotated[str | None, Option(help="List of balancers, or FILE.py:FUNCTION. [default: all]")] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
     repeats: Annotated[int, Option(help="Timed rounds of the balancers.")] = 9,
     exact: Annotated[bool, Option(help="Prove optima with solvers.solve, which takes longest.")] = True,
@@ -73,7 +74,7 @@ def benchmark(
         raise InputError(f"time_limit must be a number of seconds > 0, got {time_limit}")
     if out is not None:
         check_folder(out)
-    chosen = {name: BALANCERS[name] for name in known_methods(methods)}
+    (chosen,) = pick_methods(names("methods", methods) or BALANCERS, BALANCERS)
     wanted = None if settings is None else shapes(settings)
     if quick:
         repeats, time_limit = 2, 1.0
@@ -86,6 +87,14 @@ def benchmark(
             if fits(loads[0].num_experts, *shape):
                 tell(f"plain versions: {loads[0].source}, {shape[1]} slots on {gpus} GPUs")
                 results.duels.extend(duels(loads[0], *shape, rivals))
+        for load, older in zip(loads, loads[1:] + loads[:1], strict=True):
+            if len(loads) == 1 or load.values.shape != older.values.shape:
+                continue
+            for gpus, slots in QUICK_SETTINGS if quick else DUELS:
+                shape = (gpus, slots * load.num_experts // 256)
+                if fits(load.num_experts, *shape):
+                    tell(f"repair: {load.source}, {shape[1]} slots on {gpus} GPUs")
+                    results.moves.append(moves_row(load, older, *shape, repeats))
         for load in loads:
             own = [(gpus, slots * load.num_experts // 256) for gpus, slots in (QUICK_SETTINGS if quick else SETTINGS)]
             problems, refused = pose(load, wanted or [shape for shape in own if fits(load.num_experts, *shape)])
@@ -129,14 +138,6 @@ def benchmark(
         write_whole(out / "figures" / "performance" / name, picture)
     write_whole(out / "performance.md", text)
     tell(f"written: {out / 'performance.md'}")
-
-
-def known_methods(text: str | None) -> tuple[str, ...]:
-    """Read a list of balancers; all of them without one."""
-    chosen = names("methods", text) or tuple(BALANCERS)
-    if unknown := [name for name in chosen if name not in BALANCERS]:
-        raise InputError(f"methods {unknown[0]!r} is unknown; there are {', '.join(BALANCERS)}")
-    return chosen
 
 
 def growth_shapes(quick: bool) -> dict[str, list[tuple[int, int, int]]]:

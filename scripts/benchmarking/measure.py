@@ -13,13 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarking.records import BalancerRow, Duel, ExactRow, GrowthRow, Measured, OpenLayer
-from moeopt import bounds
+from benchmarking.records import BalancerRow, Duel, ExactRow, GrowthRow, Measured, MovesRow, OpenLayer
+from moeopt import balancers, bounds, metrics
+from moeopt.balancers.repair import repaired
 from moeopt.bounds import Bound
 from moeopt.compare import Method, everything_known, run, tabulate
+from moeopt.front import at_ceiling
+from moeopt.load import LoadMatrix
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution, SolveStatus
 from moeopt.traces import generate
+
+ABOVE_BEST = 0.01
+"""Height of the ceiling for ``repair`` above the makespan of ``search``."""
 
 Call = Callable[[], Any]
 Seconds = NDArray[np.float64]
@@ -135,6 +141,23 @@ def exact_row(problem: PlacementProblem, solution: Solution) -> ExactRow:
             OpenLayer(layer.problem.load.layer_ids[0], layer.lower_bound[0], layer.makespan[0], layer.gap[0])
             for layer in still_open
         ),
+    )  # fmt: skip
+
+
+def moves_row(load: LoadMatrix, older: LoadMatrix, num_gpus: int, num_slots: int, rounds: int) -> MovesRow:
+    """``repair`` on ``load``, from EPLB's placement on ``older``, for one ceiling and with full slots."""
+    reference = balancers.eplb(PlacementProblem(older, num_gpus, num_slots))
+    problem = PlacementProblem(load, num_gpus, num_slots, reference=reference)
+    start = balancers.search(problem)
+    posed = at_ceiling(problem, metrics.makespan(metrics.gpu_load(load, start)), ABOVE_BEST)
+    call = partial(repaired, posed, start=start)
+    placement, reached = call()
+    return MovesRow(
+        load.source, older.source, num_gpus, num_slots, load.num_layers,
+        ms=1e3 * float(np.median(alternate({"repair": call}, rounds)["repair"])),
+        moves=float(metrics.moves(reference, placement).mean()),
+        reached=int(reached.sum()),
+        eplb_moves=float(metrics.moves(reference, balancers.eplb(problem)).mean()),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from textwrap import fill
 
 import numpy as np
 
+from benchmarking.measure import ABOVE_BEST
 from benchmarking.records import DROP_IN, BalancerRow, Facts, Results
 from benchmarking.tables import (
     balancer_table,
@@ -17,6 +18,7 @@ from benchmarking.tables import (
     growth_table,
     matrix,
     memory_table,
+    moves_table,
     open_table,
 )
 from moeopt.report.tables import milliseconds, percent
@@ -48,6 +50,11 @@ fullest GPU / proven lower bound - 1, so a method is *at most* that far from the
 EXACT = """\
 `solvers.solve`{where}, at most {limit:g} s per layer. A layer counts as proven when its
 placement is within 0.01 % of the bound. *Closed by* counts which bound closed how many layers."""
+
+MOVES = """\
+`balancers.repair` of the placement that EPLB made for another trace's loads, until no GPU is more than {above:.0%}
+above the makespan of `search`, which it is given: all layers in one call, warm, every slot full. Beside it the moves
+of running EPLB again. *Reached* counts the layers brought under the ceiling."""
 
 SCALING = """\
 Seconds for one layer, warm. *Growth* is the power of the size with which the time grew over the last
@@ -90,6 +97,9 @@ def page(results: Results, facts: Facts, pictures: Sequence[str]) -> str:
         for trace in dict.fromkeys(row.trace for row in results.exact):
             parts += [f"{trace}:", exact_table([row for row in results.exact if row.trace == trace])]
         parts.append(open_table(results.exact))
+    if results.moves:
+        text = fill(MOVES.format(above=ABOVE_BEST), WIDTH)
+        parts += ["## Moves: what repairing costs", text, moves_table(results.moves)]
     if results.growth:
         parts += ["## Growth with the size of the problem", SCALING]
         parts += [f"{name}:\n\n{growth_table(rows)}" for name, rows in results.growth.items()]

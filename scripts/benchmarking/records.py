@@ -81,6 +81,21 @@ class ExactRow:
 
 
 @dataclass(frozen=True)
+class MovesRow:
+    """What ``repair`` of another trace's placement costs: runtime of all layers, moves per layer, layers reached."""
+
+    trace: str
+    older: str
+    num_gpus: int
+    num_slots: int
+    layers: int
+    ms: float
+    moves: float
+    reached: int
+    eplb_moves: float
+
+
+@dataclass(frozen=True)
 class GrowthRow:
     """Seconds for one layer by method; NaN = not measured."""
 
@@ -120,6 +135,7 @@ class Results:
     duels: list[Duel] = field(default_factory=list)
     balancers: list[BalancerRow] = field(default_factory=list)
     exact: list[ExactRow] = field(default_factory=list)
+    moves: list[MovesRow] = field(default_factory=list)
     growth: dict[str, list[GrowthRow]] = field(default_factory=dict)
     cold: list[ColdRow] = field(default_factory=list)
     memory: list[MemoryRow] = field(default_factory=list)

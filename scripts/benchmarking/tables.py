@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarking.measure import exponent
-from benchmarking.records import BalancerRow, ColdRow, Duel, ExactRow, GrowthRow, Measured, MemoryRow
+from benchmarking.records import BalancerRow, ColdRow, Duel, ExactRow, GrowthRow, Measured, MemoryRow, MovesRow
 from moeopt.report.tables import markdown, milliseconds, percent
 
 SHOWN_OPEN = 12
@@ -99,6 +99,21 @@ def open_table(rows: Sequence[ExactRow]) -> str:
     return text + "\n\n" + markdown(headings, lines)
 
 
+def moves_table(rows: Sequence[MovesRow]) -> str:
+    """What repairs cost, a row per setting and trace."""
+    headings = ("GPUs / slots", "loads", "placement made for", "repair ms", "moves per layer", "reached", "eplb moves")
+    return markdown(
+        headings,
+        [
+            [
+                _shape(row), row.trace, row.older, milliseconds(row.ms), f"{row.moves:.1f}",
+                f"{row.reached}/{row.layers}", f"{row.eplb_moves:.1f}",
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
 def growth_table(rows: Sequence[GrowthRow]) -> str:
     """Seconds by size, and the growth of the largest sizes."""
     methods = list(rows[0].seconds)
@@ -131,7 +146,7 @@ def memory_table(rows: Sequence[MemoryRow]) -> str:
     return markdown(headings, lines)
 
 
-def _shape(row: Duel | BalancerRow | ExactRow) -> str:
+def _shape(row: Duel | BalancerRow | ExactRow | MovesRow) -> str:
     return f"{row.num_gpus} / {row.num_slots}"
 
 

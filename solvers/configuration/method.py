@@ -69,7 +69,8 @@ def configuration_bound(
     Hence the makespan is at least the least load of any ``slots_per_gpu`` or fewer replicas that
     are worth ``needed`` together, each of any expert in any number of copies
     ``1 <= c <= slots - experts + 1`` (more copies leave another expert without a slot). Neither
-    colocation nor empty slots nor the hierarchy are excluded, so the bound holds in every reading.
+    colocation nor empty slots nor the hierarchy are excluded, so the bound holds in every reading
+    that has the copies of an expert share its load equally.
     With prices = loads it is the mean load.
 
     **The exact check.** With Python integers or fractions: every entry of ``prices`` is an integer

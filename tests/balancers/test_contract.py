@@ -26,7 +26,7 @@ from tests.instances import EPLB_README, INSTANCES
 
 RELATIVE = 1e-9
 
-EVERY = BALANCERS | {"pairing": pairing}
+EVERY = BALANCERS | {"pairing": pairing, "scenario_search": scenario_search}
 STARTING = {
     "local_search": local_search,
     "minimize_moves": minimize_moves,

@@ -63,7 +63,8 @@ def report(tmp_path_factory, traces):
 
 
 def placement(out, name):
-    return json.loads((out / "placements" / f"{STEM}_moves_{name}.json").read_text())["physical_to_logical_map"]
+    lines = (out / "placements" / f"{STEM}_moves_{name}.csv").read_text().splitlines()
+    return [[int(cell) for cell in line.split(",")] for line in lines]
 
 
 def on_gpus(row):

@@ -10,7 +10,7 @@ from moeopt.balancers import contiguous, eplb, local_search
 from moeopt.cluster import Cluster
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.report.document import agreement, document, headline, price
+from moeopt.report.document import agreement, dispatch_price, document, headline, price
 from moeopt.report.facts import Arguments, Facts
 from moeopt.report.figures import pictures
 from moeopt.report.machine import Machine
@@ -94,6 +94,25 @@ def test_the_price_of_groups_speaks_of_the_layers_that_have_placements_both_ways
     assert f"and {percent(most)} % of the step (of the 2 layers with placements)" in price(part, part.without_groups)
     none = study(problem, {}, {}, ONCE)
     assert "not known" in price(none, none.without_groups)
+
+
+def test_the_price_of_equal_shares_is_the_ratio_of_bounds_and_an_interval():
+    problem = PlacementProblem([[10, 8, 7]], 2, 4)  # 13 with equal shares, 12.5 with any
+
+    def best(problem):
+        return Placement([[0, 1, 0, 2]], problem.num_experts, problem.num_gpus)
+
+    cheap, exact = (
+        study(problem, {"best": best}, {}, ONCE),
+        study(problem, {"best": best}, {"cpsat": solve_cpsat}, ONCE),
+    )
+    assert "0.000 % as the ratio of the two bounds; proven to lie between 0.000 and 4.000 %" in dispatch_price(cheap)
+    assert "4.000 % as the ratio of the two bounds; proven to lie between 4.000 and 4.000 %" in dispatch_price(exact)
+    assert dispatch_price(exact) in headline(exact)
+
+
+def test_without_redundant_slots_equal_shares_have_no_price(problem):
+    assert not any("dispatch" in sentence for sentence in headline(study(problem, HEURISTICS, {}, ONCE)))
 
 
 def test_the_headline_names_the_best_heuristic_and_no_exact_method(problem):

@@ -50,7 +50,7 @@ def test_the_price_taken_where_none_is_given_is_said(recorded, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--policy", "magic"], "policy 'magic': method 'magic' is unknown"),
+        (["--policy", "magic"], "policy 'magic': methods 'magic' is unknown"),
         (["--warmup", "14"], "--warmup=14 leaves none of 14 steps to serve"),
         (["--gpus", "3", "--slots", "8"], "num_slots=8 is not a multiple of num_gpus=3"),
         (["--bandwidth", "1e9"], "belong together; expert_bytes is missing"),

@@ -39,6 +39,8 @@ def random_problem(seed):
                 rules["max_moves"] = int(rng.integers(0, 5))
             else:
                 rules["max_makespan"] = float(loads.sum() / gpus * rng.uniform(0.95, 1.6))
+        elif seed % 3 == 0:
+            rules["split"] = "optimal"
         try:
             return PlacementProblem([loads], gpus, gpus * size, **rules)
         except InputError:

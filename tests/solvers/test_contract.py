@@ -1,5 +1,7 @@
 """What every exact method promises beside the optimum: statuses, hints, silence, limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,9 @@ HINTED = [
     PlacementProblem([[9, 5, 4, 2]], 2, 6, reference=[[0, 1, 2, 3, 0, 1]], max_moves=2),
     PlacementProblem([[9, 5, 4, 2]], 2, 6, reference=[[0, 1, 0, 3, 2, 1]], max_makespan=30.0),
     PlacementProblem([[0.3, 0.1, 0.7, 0.05, 0.31, 0.11]], 2),
+    PlacementProblem([[9, 5, 4, 2, 8, 1]], 4, 8, split="optimal"),
+    PlacementProblem([[0.9, 0.5, 0.4, 2, 8, 1, 3, 3]], 4, 12, num_nodes=2, num_groups=4, split="optimal"),
+    PlacementProblem([[9, 5, 4, 2, 8, 1]], 4, 8, allow_empty_slots=True, allow_colocated=False, split="optimal"),
 ]
 
 
@@ -69,14 +74,20 @@ def test_highs_without_time_ends_with_the_start_it_was_given_and_with_nothing_wi
     known_start = Solution(problem, start)
     found = []
     for known in (known_start, Solution(problem)):
-        model = milp.MilpModel(layer_model(known))
+        model = (milp.MilpFlowModel if problem.splits else milp.MilpModel)(layer_model(known))
         assert model.build(Limits())
         found.append(milp.run_highs(model, Limits(1e-9).started())[0])
     given, nothing = found
     assert nothing is None
-    assert np.array_equal(
-        Placement(given, problem.num_experts, problem.num_gpus).copies, layer_model(known_start).start.copies
-    )
+    pairs = Placement(given, problem.num_experts, problem.num_gpus).copies, layer_model(known_start).start.copies
+    # where tokens go to any copy, which expert fills the slots that are left over does not matter
+    assert np.array_equal(*(copies > 0 if problem.splits else copies for copies in pairs))
+
+
+def test_a_start_of_fractional_flows_never_exceeds_a_variable_by_its_rounding():
+    for seed in range(60):
+        problem = PlacementProblem(np.random.default_rng(seed).lognormal(0, 2, (1, 4)), 3, 6, split="optimal")
+        assert milp.MilpFlowModel(layer_model(Solution(problem, eplb(problem)))).build(Limits())
 
 
 HINTABLE = [name for name in GENERAL if name != "brute_force"]
@@ -162,6 +173,27 @@ def test_a_solution_as_hint_brings_its_bounds_along(solver):
     assert solution.is_optimal
     assert solution.lower_bound.tolist() == [16.0]
     assert solution.bound_source == ("told",)
+
+
+def test_a_hint_brings_the_bounds_of_its_split_only():
+    """The optimal split is a relaxation of the even one: its bounds hold for both, the other's only for itself."""
+    even = PlacementProblem([[10, 8, 7]], 2, 4)
+    optimal = replace(even, split="optimal")
+    placement = Placement([[0, 1, 0, 2]], 3, 2)
+    found = solve_cpsat(optimal, hint=Solution(even, placement, Bound([13.0], ("told",))), gap=0)
+    assert found.is_optimal
+    assert found.makespan.tolist() == [12.5]
+    found = solve_cpsat(even, hint=Solution(optimal, placement, Bound([12.5], ("told",))), gap=0)
+    assert found.makespan.tolist() == [13]
+
+
+@pytest.mark.parametrize(("solver", "experts"), [("pairing", 10), ("configuration", 15)])
+def test_methods_that_prove_what_holds_for_equal_shares_refuse_another_split(solver, experts):
+    problem = PlacementProblem([range(1, experts + 1)], 6, 6 * (2 if solver == "pairing" else 3), split="optimal")
+    with pytest.raises(UnsupportedError, match=f"solve_{solver} has every copy carry an equal share, and split='opt"):
+        SOLVERS[solver](problem)
+    with pytest.raises(UnsupportedError, match="needs slots_per_gpu"):
+        SOLVERS[solver](PlacementProblem([[1, 2]], 2, split="optimal"))
 
 
 def test_cpsat_proves_full_scale_layers_when_bound_and_hint_meet():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moeopt import LoadMatrix, Placement, PlacementProblem, SolveStatus, metrics
+from moeopt import LoadMatrix, Placement, PlacementProblem, SolveStatus, metrics, verify
 from moeopt.balancers import contiguous, eplb
 from solvers import SOLVERS, solve, solve_brute_force
 from tests.instances import INSTANCES
@@ -27,6 +27,15 @@ def test_it_agrees_with_brute_force_on_all_variants(block):
             problem.check(solution.placement)
             assert solution.objective[0] == pytest.approx(oracle.objective[0], rel=1e-6, abs=1e-9), seed
             assert solution.lower_bound[0] <= oracle.objective[0] * (1 + 1e-12), seed
+
+
+def test_where_tokens_go_to_any_copy_a_layer_too_large_to_enumerate_is_closed_and_checked():
+    load = np.random.default_rng(0).lognormal(5, 1, 16).astype(int)
+    problem = PlacementProblem([load], 9, 27, split="optimal")
+    solution = solve(problem, time_limit=20)
+    assert solution.is_optimal
+    assert verify(problem, solution).ok
+    assert solution.makespan[0] < metrics.makespan(metrics.gpu_load([load], solution.placement))[0]
 
 
 @pytest.mark.parametrize("trace", DEEPSEEK)

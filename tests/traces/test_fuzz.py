@@ -1,5 +1,7 @@
 """Mutated files of every format give a valid trace or placement, or one clear line; nothing else ever."""
 
+import base64
+import gzip
 import io
 import json
 import zipfile
@@ -7,11 +9,26 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moeopt.errors import TraceError
+from moeopt.placement import Placement
 from moeopt.traces import read_gpu_load_csv, read_placement, read_trace
+from moeopt.traces.placement_trtllm import trtllm_yaml
+from moeopt.traces.placement_vllm import vllm_jsonl
+from tests.traces.engines import (
+    json_lines,
+    omni_dumps,
+    routed,
+    sglang_name,
+    sglang_ranks,
+    trtllm_ranks,
+    vllm_line,
+    vllm_meta,
+    vllm_steps,
+)
 
 COUNTS = np.array([[[0, 0, 0], [5, 0, 1], [2, 2, 2]], [[0, 0, 0], [1, 1, 4], [0, 3, 3]]])
 MAP = np.array([[0, 1, 2, 0], [2, -1, 1, 0]])
@@ -39,6 +56,12 @@ TRACES = {
     "stat legacy": saved(torch.save, {"logical_count": torch.tensor(COUNTS)}, _use_new_zipfile_serialization=False),
     "per_pass": saved(torch.save, DUMP),
     "tensor": saved(torch.save, torch.tensor(COUNTS).to(torch.bfloat16)),
+    "gzip": gzip.compress(json.dumps(COUNTS.tolist()).encode()),
+    "zstd": zstd.compress(saved(np.save, COUNTS)),
+    "vllm": json_lines([vllm_meta(), *(vllm_line(step, *made) for step, made in enumerate(vllm_steps()[0]))]).encode(),
+    "history": json.dumps({"load_history": [{"logical_expert_load": step} for step in COUNTS.tolist()]}).encode(),
+    "routed": json_lines([{"meta_info": {"routed_experts": [[[1, 2], [0, 1]]] * 3}}] * 2).encode(),
+    "routed in base64": json.dumps({"routed_experts": base64.b64encode(saved(np.save, routed())).decode()}).encode(),
 }
 PLACEMENTS = {
     "csv": "\n".join(",".join(map(str, row)) for row in MAP).encode(),
@@ -49,12 +72,16 @@ PLACEMENTS = {
     "omni": saved(np.save, np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 1], [1, 1, 0]]], dtype=np.uint8)),
     "npz": saved(np.savez, phy2log=MAP, num_experts=3, num_gpus=2),
     "pt": saved(torch.save, {"physical_to_logical_map": torch.tensor(MAP)}),
+    "vLLM record": vllm_jsonl(Placement(MAP, 3, 2), (0, 1), 2).encode(),
+    "TensorRT-LLM": trtllm_yaml(Placement(MAP, 3, 2), (3, 4), 5).encode(),
 }
 TOKENS = [
     b"", b"\n", b"\r", b"\0", b",", b"[", b"]", b"{", b"}", b'"', b":", b"-", b"1e999", b"1e-310", b"NaN", b"Infinity",
     b"null", b"true", b"9007199254740993", b"9" * 400, b"9" * 5000, b"\x1b[31m", "‮\u2028".encode(), b'"\\ud800"',
+    b"&a", b"*a", b"<<: ", b"!!python/object/apply:os.system", b"- ", b"%YAML",
     b"\xff\xfe", b"nan" + b"1" * 900, b"0" * 3000, b"x" * 3000, b"(10**9,)", b"99999", b"False", b"<f8", b"|O8",
     b"\x93NUMPY", b"PK\x05\x06", b"\x80\x02", b"\xd9\xa3", b"_", b"logical_count", b"(", b".", b"R", b"\x94",
+    b"record_type", b"routed_experts", b"load_history", b"p2l_map", b"eplb_load_meta", b"\x1f\x8b", b"\x28\xb5\x2f\xfd",
 ]  # fmt: skip
 
 
@@ -118,8 +145,9 @@ def one_line(error, path):
 
 def check_trace(content, path):
     path.write_bytes(content)
+    options = {"num_experts": 8} if b"routed_experts" in content else {}
     try:
-        trace = read_trace(path)
+        trace = read_trace(path, **options)
     except TraceError as error:
         one_line(error, path)
         return
@@ -186,7 +214,19 @@ def test_any_bytes_are_read_or_refused_in_one_line(kind, content, tmp_path):
             st.lists(inner, max_size=3),
             st.dictionaries(
                 st.one_of(
-                    st.sampled_from(["logical_count", "physical_to_logical_map", "layer_list", "device_list"]),
+                    st.sampled_from(
+                        [
+                            "logical_count",
+                            "physical_to_logical_map",
+                            "layer_list",
+                            "device_list",
+                            "load_history",
+                            "logical_expert_load",
+                            "record_type",
+                            "routed_experts",
+                            "meta_info",
+                        ]
+                    ),
                     st.text(),
                 ),
                 inner,
@@ -208,6 +248,35 @@ def test_a_folder_with_a_mutated_file_is_read_or_refused_in_one_line(data, tmp_p
     layer = b"1,2,3\n4,5,6\n"
     (tmp_path / "layer_0.csv").write_bytes(layer)
     (tmp_path / "layer_1.csv").write_bytes(data.draw(mutations(len(layer)))(layer))
+    try:
+        assert read_trace(tmp_path).windows.sum() > 0
+    except TraceError as error:
+        one_line(error, tmp_path)
+
+
+FOLDERS = {
+    "sglang": (sglang_ranks, sglang_name(1)),
+    "trtllm": (trtllm_ranks, "rank1.safetensors"),
+    "trtllm meta": (trtllm_ranks, "meta_info.json"),
+    "omni": (omni_dumps, "activation_counts_recordstep_2_rank_1.txt"),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+@settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_an_engines_folder_with_a_mutated_file_is_read_or_refused_in_one_line(kind, data, tmp_path):
+    write, name = FOLDERS[kind]
+    file = tmp_path / name
+    if not (tmp_path / "good").exists():
+        write(tmp_path)
+        (tmp_path / "good").write_bytes(file.read_bytes())
+    content = (tmp_path / "good").read_bytes()
+    mutate = data.draw(mutations(min(len(content), 2000)))
+    if content.startswith(b"PK") and data.draw(st.booleans()):
+        file.write_bytes(members_mutated(content, data.draw(st.integers(0, 9)), mutate))
+    else:
+        file.write_bytes(mutate(content))
     try:
         assert read_trace(tmp_path).windows.sum() > 0
     except TraceError as error:

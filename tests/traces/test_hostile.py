@@ -11,9 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from moeopt.errors import TraceError
 from moeopt.traces import read_gpu_load_csv, read_placement, read_trace
+from tests.traces.engines import omni_dumps, sglang_name, sglang_ranks, trtllm_ranks
 
 EVIL = "line\none\x1b[31m\0\u202e" + "x" * 300_000
 READERS = [read_trace, lambda path: read_placement(path, 3, 2)]
@@ -66,6 +68,11 @@ NAMES = {
     "npz arrays": archive([(f"{i}{EVIL[:60_000]}.npy", npy_header((1,)) + b"\0") for i in range(20)]),
     "npz arrays of many dimensions": archive([(f"{i}.npy", npy_header((1,) * 60) + b"\0") for i in range(20)]),
     "pt keys": saved({EVIL: 1, (EVIL,): 2}),
+    "vllm": json.dumps({"record_type": "eplb_load_stats", "version": EVIL}).encode(),
+    "vllm meta": json.dumps({"record_type": "eplb_load_meta", "version": 1, "num_ranks": EVIL}).encode(),
+    "vllm type": json.dumps({"record_type": EVIL}).encode(),
+    "history": json.dumps({"load_history": [{EVIL: 1}]}).encode(),
+    "routed": json.dumps({"routed_experts": {"dtype": EVIL, "shape": [EVIL], "data": EVIL}}).encode(),
     "csv cell": b"1,\x1b[31m" + b"x" * 10**5 + b"\n",
     "csv cell that is nearly a number": b"1,nan" + b"1" * 10**5 + b"\n",
     "csv header": b"\xe2\x80\xae,2\n1,2\n",
@@ -103,7 +110,7 @@ def test_the_name_of_a_file_reaches_messages_escaped_and_sources_too(read, tmp_p
 WIDE = torch.zeros(1).expand(2, 10**9)
 RECORD = {"forward_pass_id": 0, "global_physical_count": torch.ones(1).long().expand(2**14, 2**12)}
 LIES = {
-    "npy header of more than memory": (npy_header((10**6, 10**12)), "at most 536870912 numbers"),
+    "npy header of more than memory": (npy_header((10**6, 10**12)), "at most 4294967296 numbers"),
     "npy header of more than the file": (
         npy_header((1000, 1000)),
         r"claims shape \[1000, 1000\] of int8, the file h",
@@ -111,7 +118,7 @@ LIES = {
     "npy header of nothing": (npy_header((0, 10**12)), "."),
     "npy header below nothing": (npy_header((-5, 2)) + b"0" * 99, "header claims|shape"),
     "npy of huge entries": (npy_header((3,), "|V1000000"), "header claims"),
-    "npz header of more than memory": (archive([("a.npy", npy_header((10**6, 10**12)))]), "at most 536870912"),
+    "npz header of more than memory": (archive([("a.npy", npy_header((10**6, 10**12)))]), "at most 4294967296"),
     "npz that unpacks to much": (bomb(), "an archive of 8589934588 bytes when unpacked, at most 4294967296"),
     "pt of one number": (saved({"logical_count": WIDE, "physical_to_logical_map": WIDE}), "at most 536870912 numbers"),
     "pt of one number, bare": (saved(WIDE), "at most 536870912 numbers|no physical_to_logical_map"),
@@ -250,3 +257,42 @@ def test_the_fault_of_a_long_csv_is_found_in_the_one_block_that_holds_it(line, t
     (tmp_path / "file").write_text(",".join(["1"] * 500_000) + ",x")
     refused(read_trace, tmp_path / "file", r"line 1 \(layer 0\), column 500000: 'x'")
     assert 0 < looked_at <= 2**12
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX pipes")
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (sglang_ranks, sglang_name(1)),
+        (trtllm_ranks, "rank1.safetensors"),
+        (trtllm_ranks, "meta_info.json"),
+        (omni_dumps, "activation_counts_recordstep_2_rank_1.txt"),
+    ],
+)
+def test_only_regular_files_of_a_folder_are_opened(write, name, tmp_path):
+    write(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    refused(read_trace, tmp_path, f"{name}: not a regular file")
+
+
+def test_names_of_tensors_reach_messages_short_and_escaped(tmp_path):
+    trtllm_ranks(tmp_path)
+    save_file({EVIL: np.ones(8)}, tmp_path / "rank1.safetensors")
+    refused(read_trace, tmp_path, "rank1.safetensors: a tensor called")
+
+
+def test_a_folder_that_claims_much_is_refused_before_memory_is_taken(tmp_path):
+    trtllm_ranks(tmp_path, meta={"num_experts": 10**9})
+    refused(read_trace, tmp_path, r"the folder has shape \[5, 3, 1000000000\]; at most 536870912 numbers")
+
+
+def test_a_rank_of_billions_names_no_billions_of_missing_ones(tmp_path):
+    trtllm_ranks(tmp_path)
+    (tmp_path / "rank999999999.safetensors").write_bytes((tmp_path / "rank1.safetensors").read_bytes())
+    refused(read_trace, tmp_path, "the files of ranks 3, 4, 5, .* are missing, those of ranks 0, 1, 2, 999999999 are")
+    record = {"forward_pass_id": 1, "rank": 2**16 - 1, "global_physical_count": torch.ones(2, 3)}
+    (tmp_path / "file").write_bytes(
+        saved({"records": [record], "last_physical_to_logical_map": torch.ones(2, 3).long()})
+    )
+    refused(read_trace, tmp_path / "file", r"share of rank 65535 only.*: ranks 0, 1, .*, \.\.\. and perhaps")

@@ -1,5 +1,6 @@
 """Every trace format goes in, found by its content, and everything wrong is one clear error."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from backports import zstd
 
 from moeopt.errors import TraceError
 from moeopt.traces import read_trace
@@ -54,6 +56,12 @@ GOOD = {
     "npy_fortran_float32": npy_bytes(np.asfortranarray(COUNTS.astype(np.float32))),
     "npz_single": npz_bytes(whatever=COUNTS),
     "npz_named": npz_bytes(logical_count=COUNTS, other=np.ones(3)),
+    "load_history": json_bytes({"load_history": [{"logical_expert_load": step.tolist()} for step in COUNTS]}),
+}
+GOOD |= {
+    f"{kind}.{packed}": pack(GOOD[kind])
+    for kind in ("stat", "stat_legacy", "json", "npy", "npz_single")
+    for packed, pack in (("gz", gzip.compress), ("zst", zstd.compress))
 }
 
 
@@ -176,7 +184,7 @@ def test_very_many_passes_and_slots_cannot_wrap(tmp_path):
         read_trace(tmp_path / "dump.pt")
     dump["records"] = [record | {"forward_pass_id": 0}] * 2048
     (tmp_path / "dump.pt").write_bytes(pt_bytes(dump))
-    with pytest.raises(TraceError, match="record 1, added to those before it"):
+    with pytest.raises(TraceError, match=f"record 0: layer 0: totals {2**65} tokens"):
         read_trace(tmp_path / "dump.pt")
 
 
@@ -270,7 +278,11 @@ BAD = {
     "latin1": (b"1,2\n3,\xe94\n", "UTF-8"),
     "utf16": ("1,2\n3,4\n".encode("utf-16"), "UTF-8"),
     "html": (b"<html><body>404</body></html>", "'<html><body>404</body></html>' is not a number"),
-    "gzip": (b"\x1f\x8b\x08\x00rest", "gzip"),
+    "gzip": (b"\x1f\x8b\x08\x00rest", "damaged or truncated gzip data"),
+    "zstd": (b"\x28\xb5\x2f\xfdrest", "damaged or truncated zstd data"),
+    "gzip_cut": (gzip.compress(json_bytes(COUNTS.tolist()))[:-9], "damaged or truncated gzip data"),
+    "gzip_of_nothing": (gzip.compress(b""), "the file holds no numbers"),
+    "gzip_twice": (gzip.compress(gzip.compress(b"1,2")), "gzip-compressed: unpack it first"),
     "png": (b"\x89PNG\r\n\x1a\n\x00\x00", "UTF-8"),
     "json_broken": (b'{"logical_count": [[1, 2]', "not readable JSON"),
     "json_other_key": (json_bytes({"counts": [[1]]}), "no logical_count in the JSON; it holds the keys counts"),

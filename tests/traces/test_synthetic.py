@@ -67,6 +67,52 @@ def test_neighbouring_windows_differ_little_and_distant_ones_more(preset):
     assert 1.3 * near < far < 0.25
 
 
+def in_time(windows):
+    """Chi2/df against a fixed distribution, share of the first principal component, autocorrelation of neighbours."""
+    counts = windows.astype(float)
+    total = counts.sum(axis=2, keepdims=True)
+    expected = total * (counts.sum(axis=0) / counts.sum(axis=(0, 2))[:, None])
+    chi2 = ((counts - expected) ** 2 / expected).sum() / ((len(counts) - 1) * counts[0].size)
+    away = (counts - expected) / np.sqrt(expected)
+    squares = np.linalg.svd(np.moveaxis(away / away.std(axis=0), 1, 0), compute_uv=False) ** 2
+    first = (squares[:, 0] / squares.sum(axis=1)).mean()
+    return chi2, first, (away[1:] * away[:-1]).sum() / (away**2).sum()
+
+
+SHAPE = {"num_layers": 10, "num_experts": 64, "tokens": 4000, "num_windows": 32}
+
+
+def test_windows_in_time_resemble_those_of_the_recording(recordings):
+    recorded = in_time(read_trace(recordings / "deepseek-v2-lite" / "deepseek_v2_lite_windows32.json").windows)
+    ours = np.mean([in_time(generate("windows", **SHAPE, seed=seed).windows) for seed in range(5)], axis=0)
+    assert ours[0] == pytest.approx(recorded[0], rel=0.2)
+    assert ours[1] == pytest.approx(recorded[1], abs=0.04)
+    assert ours[2] == pytest.approx(recorded[2], abs=0.1)
+
+
+def test_each_parameter_in_time_does_what_it_says():
+    def found(**given):
+        still = {"drift": 0.0, "memory": 0.0, "co_movement": 0.0, "over_dispersion": 1.0}
+        return in_time(generate("windows", **SHAPE, **(still | given)).windows)
+
+    chi2, first, _ = found()
+    assert chi2 == pytest.approx(1, abs=0.05)
+    assert found(over_dispersion=30)[0] == pytest.approx(30, rel=0.15)
+    assert found(drift=0.2)[0] > 10
+    assert found(drift=0.2)[1] == pytest.approx(first, abs=0.02)
+    assert found(drift=0.2, co_movement=1.0)[1] > 2 * first
+    assert found(drift=0.2, memory=0.9)[2] > 0.5 > 0.1 > found(drift=0.2)[2]
+    with_all = generate("windows", num_layers=2, num_experts=8, tokens=10, num_windows=3, over_dispersion=80.0)
+    assert (with_all.windows.sum(axis=2) == 80).all()
+    assert with_all.windows.max() <= 10
+
+
+def test_a_trace_in_time_is_a_beginning_of_a_longer_one_and_the_old_presets_are_what_they_were():
+    assert generate("windows", **SHAPE)[:5] == generate("windows", **(SHAPE | {"num_windows": 5}))
+    old = generate("decode", num_layers=2, num_experts=16, tokens=500, num_windows=3, seed=1).windows
+    assert old[2, 1].tolist() == [206, 230, 345, 315, 107, 113, 216, 172, 241, 311, 435, 217, 200, 415, 222, 255]
+
+
 @pytest.mark.parametrize("preset", ["prefill", "decode"])
 def test_the_statistics_resemble_the_recordings_of_the_preset(preset, recordings):
     recorded = [
@@ -83,13 +129,17 @@ def test_the_statistics_resemble_the_recordings_of_the_preset(preset, recordings
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        ({"preset": "training"}, "preset must be one of prefill, decode, got 'training'"),
+        ({"preset": "training"}, "preset must be one of prefill, decode, windows, got 'training'"),
         ({"preset": ["prefill"]}, "preset must be one of"),
         ({"num_experts": 7}, "num_experts must be >= 8, got 7"),
         ({"num_layers": 0}, "num_layers must be >= 1, got 0"),
         ({"tokens": 0}, "tokens must be >= 1, got 0"),
         ({"tokens": 1.5}, "tokens must be an integer, got 1.5"),
         ({"num_windows": True}, "num_windows must be an integer, got True"),
+        ({"drift": -0.1}, "drift must be between 0 and 10, got -0.1"),
+        ({"memory": 1.5}, "memory must be between 0 and 1, got 1.5"),
+        ({"co_movement": "x"}, "co_movement must be a finite number, got 'x'"),
+        ({"over_dispersion": 0.5}, "over_dispersion must be between 1 and"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"tokens": 2**51}, r"may total at most 2\*\*53"),
     ],

@@ -13,7 +13,7 @@ from moeopt import PlacementProblem
 from moeopt.errors import TraceError
 from moeopt.traces import Trace
 from moeopt.traces import trace as trace_module
-from moeopt.traces.trace import tidy
+from moeopt.traces.recording import tidy
 
 COUNTS = hnp.arrays(np.int64, hnp.array_shapes(min_dims=3, max_dims=3, max_side=4), elements=st.integers(0, 10**6))
 

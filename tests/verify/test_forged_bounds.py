@@ -1,6 +1,7 @@
 """Forged bounds and certificates are rejected by the independent check, with a reason and without a crash."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -23,6 +24,8 @@ BOUNDS = [
     (REPLICATED, {"method": "hottest_with_companions"}),
     (HIERARCHICAL, {"method": "hottest_replica", "group": 0}),
     (HIERARCHICAL, {"method": "node_load"}),
+    (replace(REPLICATED, split="optimal"), {"method": "hottest_with_companions"}),
+    (replace(HIERARCHICAL, split="optimal"), {"method": "node_load"}),
 ]
 
 
@@ -31,6 +34,17 @@ def test_a_bound_one_ulp_above_what_its_certificate_proves_is_rejected(problem, 
     highest = largest_proven(problem, certificate, 0.0, 1000.0)
     assert highest > 0
     assert not accepts(problem, math.nextafter(highest, math.inf), certificate)
+
+
+@pytest.mark.parametrize("proven", [pairs, triples], ids=["pairing_lp", "configuration_lp"])
+def test_a_proof_for_equal_shares_proves_nothing_where_tokens_go_to_any_copy(proven):
+    problem, known = proven()
+    certificate = known if isinstance(known, dict) else known.certificate[0]
+    value = certificate["threshold"]
+    assert accepts(problem, value, certificate)
+    other = replace(problem, split="optimal")
+    verdict = verify(other, claim(other, value, certificate)).layers[0]
+    assert "proves nothing where tokens may go to any copy" in verdict.reason
 
 
 def test_the_largest_value_proven_is_the_formulas_own():

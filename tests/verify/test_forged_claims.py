@@ -1,5 +1,7 @@
 """Forged placements, numbers and statuses are rejected by the independent check, with a reason."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,14 @@ def reason(problem, solution):
     assert verification.layers[0].reason.startswith("REJECTED")
     assert "REJECTED" in str(verification)
     return verification.layers[0].reason
+
+
+def test_the_makespan_of_another_split_is_rejected():
+    problem, solution = genuine(split="optimal")
+    assert solution.makespan.tolist() == [22 / 3]
+    even = replace(problem, split="even")
+    assert "the makespan is" in reason(even, solution)
+    assert "the makespan is" in reason(problem, forged(solution, makespan=solution.makespan * (1 + 1e-8)))
 
 
 @pytest.mark.parametrize(

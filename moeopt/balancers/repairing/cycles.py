@@ -26,16 +26,21 @@ from moeopt.balancers.repairing.kernels import (
 
 
 class Paths(NamedTuple):
-    """What the search for cycles needs to know of every slot, and its working memory.
+    """What the searches for swaps and cycles need to know of every slot and GPU, and their working memory.
 
-    ``order``: the slots by rising ``sizes``. ``away``: 1 where a copy does not belong. ``room``: the size
-    that fits into the slot's place; ``fits``: how many of ``order`` do. ``label [levels, slots]``: cost of the
-    cheapest path on which the slot's copy leaves last; ``back``: the slot before it. ``low``, ``high [2,
-    slots + 1]``: the two slots of least cost, on different GPUs, among the first of ``order`` and, counting
-    size as cost, among the others.
+    ``order``: the slots by rising ``sizes``; ``ranked``: the same GPU by GPU. ``away``: 1 where a copy does not
+    belong. ``strays``, ``lacks [gpus]``: whether a GPU has such copies, and misses copies of its own. ``room``:
+    the size that fits into the slot's place; ``fits``: how many of ``order`` do, -1 = not counted yet.
+    ``label [levels, slots]``: cost of the cheapest path on which the slot's copy leaves last; ``back``: the
+    slot before it. ``low``, ``high [2, slots + 1]``: the two slots of least cost, on different GPUs, among the
+    first of ``order`` and, counting size as cost, among the others.
     """
 
     order: Any
+    rising: Any
+    ranked: Any
+    strays: Any
+    lacks: Any
     gpu_of: Any
     sizes: Any
     away: Any
@@ -43,22 +48,31 @@ class Paths(NamedTuple):
     fits: Any
     label: Any
     back: Any
+    origin: Any
+    push: Any
     low: Any
     high: Any
 
 
 @kernel
-def new_paths(slots, levels):  # type: ignore[no-untyped-def]
+def new_paths(row, levels):  # type: ignore[no-untyped-def]
     """Room for a survey and for cycles of up to ``levels`` + 1 GPUs."""
+    slots, gpus = row.held.size, row.load.size
     return Paths(
+        np.argsort(row.size[row.held]),
+        np.empty(slots),
         np.empty(slots, np.int64),
-        np.empty(slots, np.int64),
+        np.empty(gpus, np.int64),
+        np.empty(gpus, np.int64),
+        np.arange(slots) // (slots // gpus),
         np.empty(slots),
         np.empty(slots),
         np.empty(slots),
         np.empty(slots, np.int64),
         np.empty((levels, slots)),
         np.empty((levels, slots), np.int64),
+        np.empty((levels, slots), np.int64),
+        np.empty(slots),
         np.empty((2, slots + 1), np.int64),
         np.empty((2, slots + 1), np.int64),
     )
@@ -66,109 +80,229 @@ def new_paths(slots, levels):  # type: ignore[no-untyped-def]
 
 @kernel
 def survey(row, ceiling, paths):  # type: ignore[no-untyped-def]
-    """Look at every slot again."""
-    held, load, here, home, sizes, room = row.held, row.load, row.here, row.home, paths.sizes, paths.room
-    sizes[:] = row.size[held]
-    paths.order[:] = np.argsort(sizes)
-    k = held.size // load.size
-    empty = row.size.size - 1
-    for slot in range(held.size):
-        gpu, expert = slot // k, held[slot]
-        paths.gpu_of[slot] = gpu
-        room[slot] = ceiling - load[gpu] + sizes[slot]
-        paths.away[slot] = 1.0 if expert < empty and here[gpu, expert] > home[gpu, expert] else 0.0
-    paths.fits[:] = np.searchsorted(sizes[paths.order], room, side="right")
+    """Look at every slot again; quick where few sizes have changed since the last time."""
+    held, size, load, here, home, owned = row.held, row.size, row.load, row.here, row.home, row.owned
+    order, rising, ranked, strays, lacks = paths.order, paths.rising, paths.ranked, paths.strays, paths.lacks
+    sizes, room, away = paths.sizes, paths.room, paths.away
+    slots, gpus = held.size, load.size
+    k = slots // gpus
+    empty = size.size - 1
+    paths.fits[:] = -1
+    for gpu in range(gpus):
+        left = ceiling - load[gpu]
+        kept, strays[gpu] = 0.0, 0
+        for slot in range(gpu * k, (gpu + 1) * k):
+            expert = held[slot]
+            own = size[expert]
+            sizes[slot], room[slot], away[slot] = own, left + own, 0.0
+            if expert < empty:
+                n, n_home = here[gpu, expert], home[gpu, expert]
+                if n > n_home:
+                    away[slot], strays[gpu] = 1.0, 1
+                    kept += n_home / n
+                else:
+                    kept += 1.0
+        lacks[gpu] = int(owned[gpu] - kept > 0.5)
+    for i in range(slots):
+        slot = order[i]
+        own = sizes[slot]
+        j = i
+        while j > 0 and rising[j - 1] > own:
+            rising[j], order[j] = rising[j - 1], order[j - 1]
+            j -= 1
+        rising[j], order[j] = own, slot
+    filled = np.zeros(gpus, np.int64)
+    for i in range(slots):
+        gpu = paths.gpu_of[order[i]]
+        ranked[gpu * k + filled[gpu]] = order[i]
+        filled[gpu] += 1
 
 
 @kernel
-def cheapest_cycle(row, root, ceiling, paths, price, soft, colocated, least, cycle):  # type: ignore[no-untyped-def]
-    """Cost and length of the cheapest cycle from slot ``root`` below ``least``; its slots go into ``cycle``.
+def cheapest_cycle(row, roots, aim, ceiling, paths, price, soft, colocated, least, cycle):  # type: ignore[no-untyped-def]
+    """Cost and length of the cheapest cycle from a slot of ``roots`` below ``least``; its slots go into ``cycle``.
 
-    The cost is ``price`` per move and, if ``soft``, the change of the excess; else none may arise.
+    The cost is ``price`` per move and, if ``soft``, the change of the excess; else none may arise. The roots are
+    slots of one GPU by rising size; of two that push the same copy out, the path keeps the one that is better if
+    a copy of size ``aim`` comes last.
+
+    The costs up to some copy of a cycle are below ``least`` for every copy, if the first one is chosen well: so
+    paths whose costs are not, are given up.
     """
-    held, here, home, load = row.held, row.here, row.home, row.load
-    room, fits, labels, back, low, high = paths.room, paths.fits, paths.label, paths.back, paths.low, paths.high
-    sizes, away, gpu_of = paths.sizes, paths.away, paths.gpu_of
-    slots, gpus = held.size, load.size
-    k = slots // gpus
-    empty = row.size.size - 1
-    levels = labels.shape[0]
-    a = held[root]
-    f = root // k
-    own, own_room = sizes[root], room[root]
+    load, room, away, label, back, push = row.load, paths.room, paths.away, paths.label, paths.back, paths.push
+    levels = label.shape[0]
+    f = roots[0] // (row.held.size // load.size)
     over_f = over(load[f], ceiling)
     most = 0.0
-    for h in range(gpus):
+    for h in range(load.size):
         if h != f:
             most = max(most, load[h] - ceiling)
+    for root in roots:
+        push[root] = (max(aim - room[root], 0.0) if soft else 0.0) - price * away[root]
     best, end, depth = least, -1, 0
+    lowest = 0.0
     for level in range(levels):
-        label = labels[level]
-        if level > 0:
+        # what the GPUs still to come can save, less what the last arrival costs
+        hope = best + over_f + max((most - price if soft else 1.0) * (levels - 1 - level), 0.0)
+        if paths.lacks[f] == 0:
+            hope -= price
+        if level == 0:
+            lowest = _first_labels(row, roots, paths, ceiling, price, soft, colocated, hope)
+        else:
             _minima(paths, level - 1, soft)
-        above = labels[max(level - 1, 0)]
-        # what the GPUs still to come can save
-        hope = best + over_f + max((most - price if soft else 1.0) * (levels - 1 - level), 0.0) + (0.0 if soft else 1.0)
-        for h in range(gpus):
-            if h == f or (level == 0 and not (colocated or a == empty or here[h, a] == 0)):
-                label[h * k : (h + 1) * k] = np.inf
-                continue
-            over_h = over(load[h], ceiling)
-            fresh = 0.0
-            if level == 0:
-                fresh = -price * away[root] - over_h
-                if a < empty and here[h, a] >= home[h, a]:
-                    fresh += price
-            for q in range(h * k, (h + 1) * k):
-                value, source = np.inf, -1
-                fit = room[q]
-                if level == 0:
-                    if (soft or own <= fit) and held[q] != a:
-                        value, source = fresh + max(own - fit, 0.0), root
-                else:
-                    for side in range(4 if soft else 2):
-                        if source >= 0 and side % 2 == 1:
-                            continue
-                        p = low[side, fits[q]] if side < 2 else high[side - 2, fits[q]]
-                        if p < 0:
-                            continue
-                        reach = above[p] + max(sizes[p] - fit, 0.0)
-                        c = held[p]
-                        if reach >= value or c == held[q] or gpu_of[p] == h:
-                            continue
-                        if level > 1 and not _avoids(back, gpu_of, level, p, h):
-                            continue
-                        if c < empty:
-                            if not colocated and here[h, c] > 0:
-                                continue
-                            if here[h, c] >= home[h, c]:
-                                reach += price
-                        if reach < value:
-                            value, source = reach, p
-                    value -= over_h
-                if source >= 0:
-                    value -= price * away[q]
-                    if value >= hope:
-                        value = np.inf
-                    else:
-                        back[level, q] = source
-                        excess = sizes[q] - own_room
-                        if soft or excess <= 0.0:
-                            closed = value + max(excess, 0.0) - over_f
-                            if closed < best:
-                                b = held[q]
-                                if b < empty and here[f, b] >= home[f, b]:
-                                    closed += price
-                                if closed < best and (colocated or b == empty or here[f, b] == 0):
-                                    best, end, depth = closed, q, level
-                label[q] = value
+            lowest = _next_labels(row, f, level, lowest, paths, ceiling, price, soft, colocated, hope)
+        if lowest == np.inf:
+            break
+        value, slot = _close(row, f, level, aim, paths, price, soft, colocated, best + over_f)
+        if slot >= 0:
+            best, end, depth = value - over_f, slot, level
     if end < 0:
         return best, 0
     for level in range(depth, -1, -1):
         cycle[level + 1] = end
         end = back[level, end]
-    cycle[0] = root
+    cycle[0] = end
     return best, depth + 2
+
+
+@kernel
+def _first_labels(row, roots, paths, ceiling, price, soft, colocated, hope):  # type: ignore[no-untyped-def]
+    """Fill the labels of the slots that the roots push out, if below ``hope``; returns the lowest."""
+    held, here, home, load = row.held, row.here, row.home, row.load
+    sizes, room, away, strays, lacks = paths.sizes, paths.room, paths.away, paths.strays, paths.lacks
+    label, back, origin, push = paths.label[0], paths.back[0], paths.origin[0], paths.push
+    low, high = paths.low[0], paths.high[0]
+    number = roots.size
+    k = held.size // load.size
+    empty = row.size.size - 1
+    f = roots[0] // k
+    enter = np.empty(number)
+    low[0] = high[number] = -1
+    lowest = np.inf
+    known = False
+    for h in range(load.size):
+        label[h * k : (h + 1) * k] = np.inf
+        over_h = over(load[h], ceiling)
+        if h == f or (not soft and lacks[h] == 0):
+            continue
+        if not known or lacks[h] > 0 or not colocated:
+            known = lacks[h] == 0
+            for i in range(number):
+                expert = held[roots[i]]
+                enter[i] = push[roots[i]]
+                if expert < empty:
+                    if here[h, expert] >= home[h, expert]:
+                        enter[i] = enter[i] + price if soft else np.inf
+                    if not colocated and here[h, expert] > 0:
+                        enter[i] = np.inf
+            least = np.inf
+            for i in range(number):
+                low[i + 1] = low[i]
+                if enter[i] < least:
+                    least, low[i + 1] = enter[i], i
+            cheapest = least
+            least = np.inf
+            for i in range(number - 1, -1, -1):
+                high[i] = high[i + 1]
+                if enter[i] + sizes[roots[i]] < least:
+                    least, high[i] = enter[i] + sizes[roots[i]], i
+        if cheapest - over_h - price * strays[h] >= hope:
+            continue
+        fitting = 0
+        for rank in range(h * k, (h + 1) * k):
+            q = paths.ranked[rank]
+            while fitting < number and sizes[roots[fitting]] <= room[q]:
+                fitting += 1
+            value, source = np.inf, -1
+            i = low[fitting]
+            if i >= 0 and held[roots[i]] != held[q]:
+                value, source = enter[i], roots[i]
+            i = high[fitting]
+            if soft and i >= 0 and held[roots[i]] != held[q] and enter[i] + sizes[roots[i]] - room[q] < value:
+                value, source = enter[i] + sizes[roots[i]] - room[q], roots[i]
+            value -= over_h + price * away[q]
+            if value < hope:
+                label[q], back[q], origin[q] = value, source, source
+                lowest = min(lowest, value)
+    return lowest
+
+
+@kernel
+def _next_labels(row, f, level, base, paths, ceiling, price, soft, colocated, hope):  # type: ignore[no-untyped-def]
+    """Fill the labels of a level from the level above, whose lowest is ``base``; returns the lowest."""
+    held, here, home, load = row.held, row.here, row.home, row.load
+    sizes, room, away, fits, gpu_of = paths.sizes, paths.room, paths.away, paths.fits, paths.gpu_of
+    label, above, back, origin = paths.label[level], paths.label[level - 1], paths.back, paths.origin
+    low, high = paths.low, paths.high
+    k = held.size // load.size
+    empty = row.size.size - 1
+    lowest = np.inf
+    for h in range(load.size):
+        label[h * k : (h + 1) * k] = np.inf
+        over_h = over(load[h], ceiling)
+        enter = base + (price if paths.lacks[h] == 0 else 0.0)
+        if h == f or enter - over_h - price * paths.strays[h] >= hope or (not soft and enter > -0.5):
+            continue
+        for q in range(h * k, (h + 1) * k):
+            value, source = np.inf, -1
+            fit = room[q]
+            if fits[q] < 0:
+                fits[q] = np.searchsorted(paths.rising, fit, side="right")
+            for side in range(4 if soft else 2):
+                if source >= 0 and side % 2 == 1:
+                    continue
+                p = low[side, fits[q]] if side < 2 else high[side - 2, fits[q]]
+                if p < 0:
+                    continue
+                reach = above[p] + max(sizes[p] - fit, 0.0)
+                c = held[p]
+                if reach >= value or c == held[q] or gpu_of[p] == h:
+                    continue
+                if level > 1 and not _avoids(back, gpu_of, level, p, h):
+                    continue
+                if c < empty:
+                    if not colocated and here[h, c] > 0:
+                        continue
+                    if here[h, c] >= home[h, c]:
+                        reach += price
+                if reach < value:
+                    value, source = reach, p
+            if not soft and value > -0.5:
+                continue
+            value -= over_h + price * away[q]
+            if value < hope:
+                label[q], back[level, q], origin[level, q] = value, source, origin[level - 1, source]
+                lowest = min(lowest, value)
+    return lowest
+
+
+@kernel
+def _close(row, f, level, aim, paths, price, soft, colocated, least):  # type: ignore[no-untyped-def]
+    """Cost and last slot of the cheapest way back to ``f`` from a level, if below ``least``."""
+    held, here, home, sizes, room = row.held, row.here[f], row.home[f], paths.sizes, paths.room
+    label, origin = paths.label[level], paths.origin[level]
+    empty = row.size.size - 1
+    end = -1
+    for q in range(held.size):
+        if label[q] == np.inf:
+            continue
+        left = room[origin[q]]
+        value = label[q]
+        if soft:
+            value += max(sizes[q] - left, 0.0) - max(aim - left, 0.0)
+        elif sizes[q] > left:
+            continue
+        if value >= least:
+            continue
+        b = held[q]
+        if b < empty:
+            if here[b] >= home[b]:
+                value += price
+            if not colocated and here[b] > 0:
+                continue
+        if value < least:
+            least, end = value, q
+    return least, end
 
 
 @kernel
@@ -242,9 +376,10 @@ def go_home(row, ceiling, levels, colocated, stop):  # type: ignore[no-untyped-d
     k = slots // row.load.size
     empty = row.size.size - 1
     cycle = np.empty(levels + 1, np.int64)
-    paths = new_paths(slots, levels)
     recount_loads(row)
+    paths = new_paths(row, levels)
     survey(row, ceiling, paths)
+    root = np.empty(1, np.int64)
     waiting = slots
     p = 0
     while waiting > 0 and not raised(stop):
@@ -253,7 +388,8 @@ def go_home(row, ceiling, levels, colocated, stop):  # type: ignore[no-untyped-d
         if b < empty and here[f, b] > home[f, b]:
             changed = row.count[b] > 1 and _give_back(row, p, ceiling, colocated)
             if not changed:
-                _, length = cheapest_cycle(row, p, ceiling, paths, 1.0, False, colocated, -0.5, cycle)
+                root[0] = p
+                _, length = cheapest_cycle(row, root, 0.0, ceiling, paths, 1.0, False, colocated, -0.5, cycle)
                 turn(row, cycle, length)
                 changed = length > 0
             if changed:

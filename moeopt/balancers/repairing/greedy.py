@@ -1,5 +1,7 @@
 """Compiled greedy of ``repair``: swaps and replacements by excess removed per move."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from moeopt._kernel import kernel
@@ -11,7 +13,6 @@ from moeopt.balancers.repairing.kernels import (
     count_moves,
     excess,
     exchange,
-    may_enter,
     over,
     recount_loads,
     replace,
@@ -20,6 +21,9 @@ from moeopt.balancers.repairing.kernels import (
 )
 
 _LEAST_COST = -2
+
+_AIMS = 3
+"""Sizes of the last copy for which cycles are looked for."""
 
 
 @kernel
@@ -32,57 +36,75 @@ def rates():  # type: ignore[no-untyped-def]
 
 
 @kernel
-def best_swap(row, f, ceiling, colocated, rate, least):  # type: ignore[no-untyped-def]
-    """The most valuable swap of GPU ``f`` with another one, if above ``least``: value, two slots, moves."""
-    held, size, here, home, load = row.held, row.size, row.here, row.home, row.load
+def best_swap(row, paths, f, ceiling, colocated, rate, least):  # type: ignore[no-untyped-def]
+    """The most valuable swap of GPU ``f`` with another one, if above ``least``: value, two slots, moves.
+
+    What is removed grows with the size given, until the excess is gone or the room is full, and falls when both are.
+    So the search goes from there outwards, as long as the other slot's best price leaves hope.
+    """
+    held, here, home, load = row.held, row.here, row.home, row.load
+    sizes, ranked, away, strays, lacks = paths.sizes, paths.ranked, paths.away, paths.strays, paths.lacks
     gpus = load.size
     k = held.size // gpus
-    empty = size.size - 1
+    empty = row.size.size - 1
     top, i_top, j_top, spent = least, -1, -1, 0
     excess_f = load[f] - ceiling
-    sizes = np.empty(k)
-    costs = np.empty(k, np.int64)
-    most = rate[0]
     for h in range(gpus):
-        if h == f:
-            continue
         room = ceiling - load[h]
-        before = excess_f + max(-room, 0.0)
-        for t in range(k):
-            b = held[h * k + t]
-            sizes[t] = size[b]
-            costs[t] = 2
-            if b < empty:
-                costs[t] += int(here[f, b] >= home[f, b]) - int(here[h, b] > home[h, b])
-        for i in range(f * k, (f + 1) * k):
+        most = min(excess_f, room)
+        cheap = 1 - lacks[f] - strays[h]
+        if h == f or most * rate[3 + cheap - lacks[h] - strays[f]] <= top:
+            continue
+        t = k - 1
+        for rank in range(k - 1, -1, -1):
+            i = ranked[f * k + rank]
             a = held[i]
-            if a == empty:
+            own = sizes[i]
+            if a == empty or own <= 0.0:
+                break
+            while t >= 0 and own - sizes[ranked[h * k + t]] < most:
+                t -= 1
+            cost_a = int(here[h, a] >= home[h, a]) - int(away[i])
+            hope = rate[2 + cost_a + cheap]
+            if most * hope <= top or not (colocated or here[h, a] == 0):
                 continue
-            own = size[a]
-            cost_a = int(here[h, a] >= home[h, a]) - int(here[f, a] > home[f, a])
-            for t in range(k):
-                give = own - sizes[t]
-                if give <= 0.0:
-                    continue
-                removed = before - max(excess_f - give, 0.0) - max(give - room, 0.0)
-                if removed * most <= top:
-                    continue
-                value = removed * rate[cost_a + costs[t]]
-                if value > top:
-                    j = h * k + t
-                    if colocated or (may_enter(row, a, h, False) and may_enter(row, held[j], f, False)):
-                        top, i_top, j_top, spent = value, i, j, cost_a + costs[t] - 2
+            for step in (-1, 1):
+                u = t if step < 0 else t + 1
+                while 0 <= u < k:
+                    j = ranked[h * k + u]
+                    u += step
+                    give = own - sizes[j]
+                    removed = min(give, excess_f) - max(give - room, 0.0)
+                    if removed * hope <= top:
+                        break
+                    b = held[j]
+                    cost = cost_a
+                    if b < empty:
+                        cost += int(here[f, b] >= home[f, b]) - int(away[j])
+                    value = removed * rate[2 + cost]
+                    if value > top and (colocated or b == empty or here[f, b] == 0):
+                        top, i_top, j_top, spent = value, i, j, cost
     return top, i_top, j_top, spent
 
 
+class Spreads(NamedTuple):
+    """Per expert the size of a copy if there is one less or one more, and how its holders' excess changes."""
+
+    grown: Any
+    rises: Any
+    shrunk: Any
+    falls: Any
+
+
 @kernel
-def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, least):  # type: ignore[no-untyped-def]
+def best_replacement(row, paths, spreads, f, ceiling, colocated, gaps, rate, least):  # type: ignore[no-untyped-def]
     """The most valuable replacement that relieves GPU ``f``, if above ``least``: value, slot, expert, moves.
 
     Either a slot of ``f`` takes any expert, or an expert of ``f`` takes a slot elsewhere.
     """
-    held, size, here, home, load = row.held, row.size, row.here, row.home, row.load
-    weight, count = row.weight, row.count
+    held, size, here, home, load, count = row.held, row.size, row.here, row.home, row.load, row.count
+    grown, rises, shrunk, falls = spreads.grown, spreads.rises, spreads.shrunk, spreads.falls
+    away, lacks = paths.away, paths.lacks
     slots = held.size
     k = slots // load.size
     empty = size.size - 1
@@ -92,27 +114,33 @@ def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, least
         if count[a] < 2 and a < empty:
             continue
         gpu = slot // k
-        grown, gone, n_a = 0.0, 0, 0
+        now = over(load[gpu], ceiling)
+        n_a, others = 0, 0.0
         if a < empty:
-            grown = weight[a] / (count[a] - 1)
             n_a = here[gpu, a]
-            gone = int(n_a > home[gpu, a])
+            others = rises[a] - over(load[gpu] + n_a * (grown[a] - size[a]), ceiling) + now
+        left = load[gpu] - size[a] + (n_a - 1) * (grown[a] - size[a]) - ceiling
+        gone = int(away[slot])
         own = gpu == f
+        cheapest = rate[2 - gone + int(lacks[gpu] == 0 and not (own and gaps))]
         for t in range(empty + gaps if own else k):
             b = t if own else held[f * k + t]
-            if b == a or (b == empty and not own):
+            change = others + falls[b] + max(left + shrunk[b], 0.0) - now
+            n_b = here[gpu, b] if b < empty else 0
+            # where a GPU holds both, not all of what the copies of a gain counts
+            if n_b == 0 and (min(others, shrunk[b]) - change) * cheapest <= top:
                 continue
-            shrunk, cost, n_b = 0.0, 2 - gone, 0
+            if b == a or (b == empty and not own) or (n_b > 0 and not colocated):
+                continue
+            cost = 2 - gone
             if b < empty:
-                shrunk = weight[b] / (count[b] + 1)
-                n_b = here[gpu, b]
                 cost += int(n_b >= home[gpu, b])
-                if n_b > 0 and not colocated:
-                    continue
-            change = rises[a] + falls[b] + taken_over(load[gpu], ceiling, size[a], grown, n_a, size[b], shrunk, n_b)
-            if (rises[a] - change) * rate[cost] <= top:
+            if n_b > 0:
+                change = rises[a] + falls[b]
+                change += taken_over(load[gpu], ceiling, size[a], grown[a], n_a, size[b], shrunk[b], n_b)
+            if (min(others, shrunk[b]) - change) * rate[cost] <= top:
                 continue
-            if rises[a] > 0.0:
+            if others > 0.0:
                 change -= together(row, gpu, a, b, ceiling)
             value = -change * rate[cost]
             if value > top:
@@ -121,14 +149,21 @@ def best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, least
 
 
 @kernel
-def spreads(row, ceiling, rises, falls):  # type: ignore[no-untyped-def]
-    """``spread`` of every expert for a copy less and a copy more."""
+def new_spreads(row):  # type: ignore[no-untyped-def]
+    """Room for them; an empty slot has none."""
+    experts = row.size.size
+    return Spreads(np.zeros(experts), np.zeros(experts), np.zeros(experts), np.zeros(experts))
+
+
+@kernel
+def fill_spreads(row, ceiling, spreads):  # type: ignore[no-untyped-def]
+    """Look at every expert again."""
     weight, size, count, first, after = row.weight, row.size, row.count, row.first, row.after
     here, load = row.here, row.load
     k = row.held.size // load.size
     for expert in range(size.size - 1):
-        rise = weight[expert] / max(count[expert] - 1, 1) - size[expert]
-        fall = weight[expert] / (count[expert] + 1) - size[expert]
+        grown, shrunk = weight[expert] / max(count[expert] - 1, 1), weight[expert] / (count[expert] + 1)
+        rise, fall = grown - size[expert], shrunk - size[expert]
         up = down = 0.0
         slot = first[expert]
         while slot >= 0:
@@ -138,7 +173,18 @@ def spreads(row, ceiling, rises, falls):  # type: ignore[no-untyped-def]
             up += (over(load[gpu] + n * rise, ceiling) - now) / n
             down += (over(load[gpu] + n * fall, ceiling) - now) / n
             slot = after[slot]
-        rises[expert], falls[expert] = up, down
+        spreads.grown[expert], spreads.rises[expert] = grown, up
+        spreads.shrunk[expert], spreads.falls[expert] = shrunk, down
+
+
+@kernel
+def _fullest(load, seen):  # type: ignore[no-untyped-def]
+    """The fullest GPU that has not been seen; any if all have."""
+    fullest = 0
+    for gpu in range(load.size):
+        if seen[gpu] <= seen[fullest] and (load[gpu] > load[fullest] or seen[gpu] < seen[fullest]):
+            fullest = gpu
+    return fullest
 
 
 @kernel
@@ -150,44 +196,50 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # typ
     """
     slots = row.held.size
     k = slots // row.load.size
-    rises = np.zeros(row.size.size)
-    falls = np.zeros(row.size.size)
+    spreads = new_spreads(row)
     rate = rates()
-    paths = new_paths(slots, levels)
+    paths = new_paths(row, levels)
+    seen = np.zeros(row.load.size, np.int64)
     cycle, trial = np.empty(levels + 1, np.int64), np.empty(levels + 1, np.int64)
     moves = count_moves(row)
     total = excess(row, ceiling)
     for _ in range(8 * slots):
         if total <= 0.0 or raised(stop):
             break
-        spreads(row, ceiling, rises, falls)
+        fill_spreads(row, ceiling, spreads)
         top = TINY * ceiling
         slot = other = -1
         cost = length = 0
-        falling = np.argsort(-row.load)
-        for rank, f in enumerate(falling):
+        survey(row, ceiling, paths)
+        seen[:] = 0
+        for rank in range(row.load.size):
+            f = _fullest(row.load, seen)
             if row.load[f] <= ceiling or raised(stop):
                 break
-            value, i, j, spent = best_swap(row, f, ceiling, colocated, rate, top)
+            seen[f] = 1
+            value, i, j, spent = best_swap(row, paths, f, ceiling, colocated, rate, top)
             if i >= 0:
                 top, slot, other, cost, length = value, i, j, spent, 2
-            value, i, j, spent = best_replacement(row, f, ceiling, colocated, gaps, rises, falls, rate, top)
+            value, i, j, spent = best_replacement(row, paths, spreads, f, ceiling, colocated, gaps, rate, top)
             if i >= 0:
                 top, slot, other, cost, length = value, i, j, spent, 0
             if slot >= 0 and rank + 1 >= breadth:
                 break
         if levels > 0:
-            survey(row, ceiling, paths)
-            f = falling[0]
-            for root in range(f * k, (f + 1) * k):
+            f = np.argmax(row.load)
+            roots = paths.ranked[f * k : (f + 1) * k]
+            for aim in range(_AIMS):
                 if raised(stop):
                     break
-                least, n = cheapest_cycle(row, root, ceiling, paths, top, True, colocated, -TINY * ceiling, trial)
+                last = paths.rising[(2 * aim + 1) * slots // (2 * _AIMS)]
+                least, n = cheapest_cycle(
+                    row, roots, last, ceiling, paths, top, True, colocated, -TINY * ceiling, trial
+                )
                 if n > 2:
                     spent = cycle_cost(row, trial, n)
                     removed = top * spent - least
                     if spent > 0 and removed > top * spent:
-                        top, slot, cost, length = removed / spent, root, spent, n
+                        top, slot, cost, length = removed / spent, trial[0], spent, n
                         cycle[:] = trial
         if slot < 0 or moves + cost > limit:
             break

@@ -22,7 +22,7 @@ class Row(NamedTuple):
     """One layer: ``held [slots]`` experts, and what follows from them.
 
     ``here`` and ``home`` are ``[gpus, experts + 1]`` copies now and in the reference; ``first``, ``after``
-    and ``before`` chain the slots of every expert.
+    and ``before`` chain the slots of every expert; ``owned [gpus]`` copies in the reference.
     """
 
     held: Any
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     count: Any
     here: Any
     home: Any
+    owned: Any
     load: Any
     first: Any
     after: Any
@@ -47,6 +48,7 @@ def new_row(slots, gpus, experts):  # type: ignore[no-untyped-def]
         np.zeros(experts + 1, np.int64),
         np.zeros((gpus, experts + 1), np.int32),
         np.zeros((gpus, experts + 1), np.int32),
+        np.zeros(gpus, np.int64),
         np.zeros(gpus),
         np.full(experts + 1, -1),
         np.full(slots, -1),
@@ -59,9 +61,11 @@ def enter(row, held, weight, reference):  # type: ignore[no-untyped-def]
     """Fill ``row`` with a layer; both maps hold ``experts`` for an empty slot."""
     row.weight[: weight.size] = weight
     row.home[:] = 0
+    row.owned[:] = 0
     per_gpu = reference.size // row.load.size
     for slot in range(reference.size):
         row.home[slot // per_gpu, reference[slot]] += 1
+        row.owned[slot // per_gpu] += int(reference[slot] < weight.size)
     settle(row, held)
 
 

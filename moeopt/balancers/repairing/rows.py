@@ -25,11 +25,11 @@ Ints = NDArray[np.int64]
 NO_LIMIT = 2**40
 """More moves than any row has."""
 
-_GREEDY_LEVELS, _HOME_LEVELS = 3, 4
+_GREEDY_LEVELS, _HOME_LEVELS = 3, 6
 """Cycles visit at most one GPU more than this, before and after the ceiling is kept; longer ones save little."""
 
-_MANY_SLOTS = 16
-"""Slots per GPU from which the greedy's cycles are one GPU shorter: there is more to choose from, and to search."""
+_BREADTHS = (2, 3, 3, 1)
+"""Fullest GPUs among whose moves the greedy chooses, in its first and further attempts."""
 
 _CHUNK = 20_000
 """Steps of an annealing between two looks at the clock: a few milliseconds."""
@@ -173,18 +173,25 @@ def anneal_rows(
 
 @kernel
 def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, gaps, moves, stop):  # type: ignore[no-untyped-def]
-    """Repair every row in place, once with cycles and once without; or bring home only."""
+    """Repair every row in place, with cycles and without, where both fail with others; or bring home only."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     best = np.empty(held.shape[1], np.int64)
+    tries = 1
+    if forwards:
+        tries = 4 if limit == NO_LIMIT and held.shape[1] > 2 * gpus else 2
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
         fewest, least = 0, np.inf
-        levels = _GREEDY_LEVELS - int(held.shape[1] >= _MANY_SLOTS * gpus)
-        for attempt in range(2 if forwards else 1):
+        for attempt in range(tries):
+            if attempt > 1 and least <= ceiling[r]:
+                break
             if attempt > 0:
                 settle(row, held[r])
             if forwards:
-                descend(row, ceiling[r], limit, colocated, gaps, 2 + attempt, levels * (1 - attempt), stop)
+                # a result with a few moves more than the fewest may bring some of them home
+                most_moves = limit if attempt == 0 or least > ceiling[r] else min(limit, fewest + fewest // 8)
+                levels = _GREEDY_LEVELS * int(attempt != 1)
+                descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, stop)
             if recount_loads(row) <= ceiling[r]:
                 go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])

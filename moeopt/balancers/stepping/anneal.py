@@ -6,6 +6,7 @@ from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
 from moeopt._stop import raised
 from moeopt.balancers.stepping.row import (
+    TINY,
     arrival,
     count_moves,
     departure,
@@ -72,7 +73,7 @@ def home_of(row, expert, start):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat, steps, seed, stream, stop):  # type: ignore[no-untyped-def]
+def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat, trials, seed, stream, stop):  # type: ignore[no-untyped-def]
     """Anneal one layer from ``held [slots]``, which is left at the best found; returns its objective.
 
     ``weight [experts, steps]``. The first temperature is ``heat`` times the mean rise of sampled swaps. At most
@@ -88,11 +89,11 @@ def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat
     if unit <= 0.0:
         unit = 1e-3 * now
     temperature = heat * unit
-    cooling = _COOLING ** (1.0 / steps)
+    cooling = _COOLING ** (1.0 / trials)
     price = 0.5 * unit
     spare = slots > empty or gaps
     moves = count_moves(row)
-    for _ in range(steps):
+    for _ in range(trials):
         if raised(stop):
             break
         temperature *= cooling
@@ -153,7 +154,7 @@ def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat
         if rise < accepted:
             now = replace(row, p, b) if q < 0 else swap(row, p, q)
             moves += cost
-            if now < least and moves <= limit:
+            if now < least * (1 - TINY) and moves <= limit:
                 least = now
                 held[:] = row.held
     return least

@@ -5,6 +5,7 @@ import numpy as np
 from moeopt._kernel import kernel
 from moeopt._stop import raised
 from moeopt.balancers.stepping.row import (
+    TINY,
     arrival,
     count_moves,
     departure,
@@ -20,9 +21,6 @@ from moeopt.balancers.stepping.row import (
 _FREE = 0.25
 """What a change without moves counts as moves when gains per move are compared."""
 
-_TINY = 1e-12
-"""Gains below this share of the objective are rounding."""
-
 
 @kernel
 def best_change(row, per_node, colocated, gaps, left, per_move, floor, stop):  # type: ignore[no-untyped-def]
@@ -34,38 +32,74 @@ def best_change(row, per_node, colocated, gaps, left, per_move, floor, stop):  #
     slots, experts = row.held.size, row.count.size - 1
     gpus = row.load.shape[0]
     k = slots // gpus
-    node = k * per_node
     most = np.empty(row.load.shape[1])
     best, found = -floor, (-1, -1, -1, 0)
-    for p in range(slots):
+    reach, holder = reaches(row), only_holders(row)
+    order = np.argsort(-reach)
+    for i in range(slots):
         if raised(stop):
             return -1, -1, -1, 0
-        f, a = p // k, row.held[p]
-        for q in range((f + 1) * k, (p // node + 1) * node):
-            h, b = q // k, row.held[q]
-            if a == b or not (may_enter(row, a, h, colocated) and may_enter(row, b, f, colocated)):
+        f = order[i // k]
+        p = f * k + i % k
+        a = row.held[p]
+        for h in order[i // k + 1 :]:
+            if reach[f] + reach[h] <= -best * (_FREE if per_move else 1.0):
+                break
+            if h // per_node != f // per_node or not may_enter(row, a, h, colocated):
                 continue
-            cost = arrival(row, a, h) - departure(row, a, f) + arrival(row, b, f) - departure(row, b, h)
-            if cost <= left:
-                gain = swap_rise(row.load, row.share, row.top, row.who, f, h, a, b)
-                if per_move:
-                    gain /= max(cost, _FREE)
-                if gain < best:
-                    best, found = gain, (p, q, b, cost)
-        if (a < experts and row.count[a] == 1) or (p % k > 0 and a in row.held[f * k : p]):
+            for q in range(h * k, (h + 1) * k):
+                b = row.held[q]
+                if a == b or not may_enter(row, b, f, colocated):
+                    continue
+                cost = arrival(row, a, h) - departure(row, a, f) + arrival(row, b, f) - departure(row, b, h)
+                worth = max(cost, _FREE) if per_move else 1.0
+                if cost <= left and reach[f] + reach[h] > -best * worth:
+                    gain = swap_rise(row.load, row.share, row.top, row.who, f, h, a, b) / worth
+                    if gain < best:
+                        best, found = gain, (p, q, b, cost)
+        if (a < experts and row.count[a] == 1) or (i % k > 0 and a in row.held[f * k : p]):
             continue  # the last copy stays; a second copy on the same GPU is the same change
         for b in range(experts + int(gaps)):
-            if a == b or not may_enter(row, b, f, colocated):
+            g = f if b == experts else holder[b]
+            if a == b or (g >= 0 and reach[f] + reach[g] <= -best * (_FREE if per_move else 1.0)):
                 continue
             cost = arrival(row, b, f) - departure(row, a, f)
-            if cost > left or (per_node < gpus and b < experts and not on_node(row, b, f // per_node, per_node)):
+            worth = max(cost, _FREE) if per_move else 1.0
+            if cost > left or (g >= 0 and reach[f] + reach[g] <= -best * worth):
                 continue
-            gain = replacement_rise(row, most, f, a, b)
-            if per_move:
-                gain /= max(cost, _FREE)
+            if not may_enter(row, b, f, colocated):
+                continue
+            if per_node < gpus and b < experts and not on_node(row, b, f // per_node, per_node):
+                continue
+            gain = replacement_rise(row, most, f, a, b) / worth
             if gain < best:
                 best, found = gain, (p, -1, b, cost)
     return found
+
+
+@kernel
+def reaches(row):  # type: ignore[no-untyped-def]
+    """``[gpus]`` sum over the steps in which a GPU is the fullest of its distance to the third fullest.
+
+    What a change gains that relieves two GPUs is at most their sum: in every step one of the three is left.
+    """
+    reach = np.zeros(row.load.shape[0])
+    for t in range(row.load.shape[1]):
+        reach[row.who[0, t]] += row.top[0, t] - row.top[2, t]
+    return reach
+
+
+@kernel
+def only_holders(row):  # type: ignore[no-untyped-def]
+    """``[experts + 1]`` the GPU that holds an expert; -1 where several do."""
+    gpus = row.load.shape[0]
+    holder = np.full(row.count.size, -1)
+    for slot in range(row.held.size):
+        holder[row.held[slot]] = slot // (row.held.size // gpus)
+    for expert in range(holder.size):
+        if (row.here[expert] > 0).sum() > 1:
+            holder[expert] = -1
+    return holder
 
 
 @kernel
@@ -81,7 +115,7 @@ def descend(held, weight, gpus, per_node, colocated, gaps, limit, per_move, stop
     now = settle(row, held)
     while not raised(stop):
         left = limit - count_moves(row)
-        p, q, b, _ = best_change(row, per_node, colocated, gaps, left, per_move, _TINY * now, stop)
+        p, q, b, _ = best_change(row, per_node, colocated, gaps, left, per_move, TINY * now, stop)
         if p < 0:
             break
         now = replace(row, p, b) if q < 0 else swap(row, p, q)

@@ -10,6 +10,9 @@ import numpy as np
 
 from moeopt._kernel import kernel
 
+TINY = 1e-12
+"""Gains below this share of the objective are rounding."""
+
 
 class Row(NamedTuple):
     """One layer: ``held [slots]`` experts, and what follows from them.

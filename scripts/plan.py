@@ -1,0 +1,25 @@
+"""Plan a placement for an engine: ``python scripts/plan.py --help``.
+
+The same as ``moeopt plan``, from a checkout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0; 2 for unusable input; 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        from moeopt.cli import app  # here, so that Ctrl-C during the import is caught, too
+        from moeopt.exit_codes import exit_code
+    except KeyboardInterrupt:
+        return 130
+    command = ("python", "scripts/plan.py", *arguments)
+    return exit_code(app, ["plan", *arguments], "moeopt", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
