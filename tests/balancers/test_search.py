@@ -99,7 +99,7 @@ def test_splits_what_greedy_replication_would_not():
     [(10_000, 1000, 10**3), (10_000, 1000, 10**6), (1000, 10, 10**6), (4000, 2, 2**20), (100_000, 10_000, 10**6)],
 )
 def test_meets_the_mean_load_exactly_in_large_partitions(experts, gpus, top):
-    values = np.random.default_rng(5).integers(1, top + 1, (2, experts))
+    values = np.random.default_rng(5).integers(1, top + 1, (1, experts))
     problem = PlacementProblem(values, num_gpus=gpus)
     mean = -(-values.sum(axis=1) // gpus)
     assert np.array_equal(makespan(problem, search(problem, target=mean)), mean)

@@ -102,7 +102,7 @@ def test_all_four_agree_on_two_hundred_more(block):
 
 
 def _agree_on_mixtral(load, gpus, slots):
-    problem = PlacementProblem(load[:8], gpus, slots, allow_empty_slots=True)
+    problem = PlacementProblem(load, gpus, slots, allow_empty_slots=True)
     cpsat, highs = solve_cpsat(problem, time_limit=120), solve_milp(problem, time_limit=120)
     assert cpsat.is_optimal
     assert highs.is_optimal
@@ -119,7 +119,8 @@ def test_cpsat_and_highs_agree_on_mixtral(recording, trace, gpus, slots):
 @pytest.mark.parametrize("trace", ["mixtral/mistral_c4", "mixtral/mistral_github"])
 @pytest.mark.parametrize(("gpus", "slots"), [(2, 12), (4, 12), (8, 16)])
 def test_cpsat_and_highs_agree_on_mixtral_with_more_redundancy(recording, trace, gpus, slots):
-    _agree_on_mixtral(recording(trace), gpus, slots)
+    """Without the first layer, whose proof on 8 GPUs takes as long as the time limit."""
+    _agree_on_mixtral(recording(trace)[1:], gpus, slots)
 
 
 @pytest.mark.slow

@@ -126,8 +126,11 @@ def repair_rows(
     rules = rows.problem.allow_colocated, np.int64(rows.problem.allow_empty_slots)
 
     def run(part: slice, stop: Flag) -> None:
-        data = rows.weight[part], rows.reference[part], ceiling[part]
-        _repair(held[part], *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, moves[part], stop)
+        # Copies, as every other row is a stride, for which numba would compile once more.
+        own, count = held[part].copy(), moves[part].copy()
+        data = rows.weight[part].copy(), rows.reference[part].copy(), ceiling[part].copy()
+        _repair(own, *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, count, stop)
+        held[part], moves[part] = own, count
 
     in_shares(run, len(held), held.size, rows.deadline)
     return held, moves
