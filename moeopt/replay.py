@@ -307,6 +307,8 @@ def serve(
         As in :func:`replay`, which says what is raised too.
     """
     steps = trace if isinstance(trace, Trace) else Trace(trace)
+    if steps.num_windows < 2:
+        raise InputError("trace must have at least 2 steps in time order, got 1: a sum says nothing about time")
     warmup = usual_warmup(steps.num_windows, warmup)
     if warmup >= steps.num_windows:
         raise InputError(f"warmup={warmup} leaves none of {steps.num_windows} steps to serve")

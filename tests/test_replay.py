@@ -250,6 +250,8 @@ def test_words_that_are_no_policy_are_refused(text, message):
 def test_what_cannot_be_replayed_is_refused_in_one_line(trace):
     with pytest.raises(InputError, match="warmup=30 leaves none of 30 steps to serve"):
         replay(trace, [ONCE], 4, 16, warmup=30)
+    with pytest.raises(InputError, match="trace must have at least 2 steps in time order, got 1"):
+        replay(trace[:1], [ONCE], 4, 16)
     with pytest.raises(InputError, match="policies must have different names, got 'once' twice"):
         replay(trace, [ONCE, ONCE], 4, 16)
     with pytest.raises(InputError, match="num_slots=15 is not a multiple of num_gpus=4"):
