@@ -100,6 +100,7 @@ def replay(
     nodes: Annotated[int | None, Option(help="Nodes of the hierarchical policy; with --groups.")] = None,
     groups: Annotated[int | None, Option(help="Expert groups, each wholly on one node; with --nodes.")] = None,
     layers: Annotated[str | None, Option(help="Layers by the trace's own ids, e.g. 3-10,17.")] = None,
+    reference: Annotated[str | None, Option(help="Placement in force. [default: first plans cost no moves]")] = None,
     policy: Annotated[
         list[str] | None, Option(help="A policy, repeatable, e.g. 'eplb every=16 window=64 moves=2 trigger=0.02'.")
     ] = None,
@@ -130,6 +131,7 @@ def replay(
     replay_report(
         METHODS, trace=trace, gpus=gpus, slots=slots, nodes=nodes, groups=groups, layers=layers,
         policy=policy or (), every=numbers("every", every), window=window, warmup=warmup, dispatch=dispatch,
+        reference=reference,
         move_price=move_price, expert_bytes=expert_bytes, bandwidth=bandwidth, layer_step_seconds=layer_step_seconds,
         charge_planning=charge_planning, competition=competition, seed=seed, out=out, quiet=quiet, command=context.obj,
         reading={

@@ -316,6 +316,8 @@ def serve(
         reference = as_placement(reference, steps.num_experts, num_gpus)
     pose: Callable[..., PlacementProblem] = partial(PlacementProblem, num_gpus=num_gpus, num_slots=num_slots, **rules)
     problem = pose(steps[:warmup], reference=reference)
+    if reference is not None and reference.num_slots != problem.slots:
+        raise InputError(f"reference has num_slots={reference.num_slots}, and num_slots={problem.slots} are asked for")
     if policies is None:
         policies = standard_policies(usual_waits(steps.num_windows - warmup))
     chosen = with_baselines(policies)

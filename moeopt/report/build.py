@@ -222,7 +222,9 @@ def _in_force(asked: Arguments, source: Input, older: OlderLoads | None) -> Call
     if older is not None:
         return partial(placed_by_eplb, older.matched(source.load), asked.nodes or 1, asked.groups or 1)
     path = asked.reference
-    return None if path is None else lambda num_gpus, num_slots: read_reference(path, source, num_gpus)
+    if path is None:
+        return None
+    return lambda num_gpus, num_slots: read_reference(path, source.load, source.all_layers, num_gpus)
 
 
 def _carry_out(

@@ -10,13 +10,14 @@ from typing import Any
 
 from moeopt._text import printable
 from moeopt.balancers.eplb import eplb
-from moeopt.errors import InputError
+from moeopt.errors import InputError, TraceError
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.facts import TraceRecord
 from moeopt.report.settings import distinct, pick_layers, pose
-from moeopt.traces import generate, read_placement, read_trace
+from moeopt.traces import generate, read_trace
+from moeopt.traces.placements import read_rows
 
 SMALL_SHAPES = {8: ((2, 8), (2, 10), (4, 8)), 6: ((4, 8),)}
 """GPUs and slots by number of experts: small enough for every solver to finish in a second or so."""
@@ -57,15 +58,25 @@ def read_inputs(
     return inputs
 
 
-def read_reference(path: str | os.PathLike[str], source: Input, num_gpus: int) -> Placement:
-    """Read a placement with a row for every chosen layer; the file may hold all of the trace's layers."""
-    load = source.load
-    placement = read_placement(path, load.num_experts, num_gpus)
-    if placement.num_layers == load.num_layers:
-        return placement
-    if placement.num_layers != len(source.all_layers):
-        raise InputError(f"reference has {placement.num_layers} layers, the trace has {len(source.all_layers)}")
-    return placement[[source.all_layers.index(layer) for layer in load.layer_ids]]
+def read_reference(
+    path: str | os.PathLike[str], load: LoadMatrix, all_layers: tuple[int, ...], num_gpus: int
+) -> Placement:
+    """Read the placement in force of the layers of ``load``.
+
+    The file may hold these, all layers of the trace, or all of the model, found by their numbers.
+
+    Raises
+    ------
+    TraceError
+        Names the file and the layer that it has no row for.
+    """
+    rows = read_rows(path, load.num_experts, num_gpus)
+    if rows.numbers is None and not rows.shared and rows.placement.num_layers == len(all_layers):
+        return rows.placement[[all_layers.index(layer) for layer in load.layer_ids]]
+    try:
+        return rows.picked(load.layer_ids)
+    except TraceError as error:
+        raise TraceError(f"{printable(path)}: {error}") from None
 
 
 @dataclass(frozen=True)

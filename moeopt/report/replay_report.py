@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.replay import Replay, prices, serve, usual_waits, usual_warmup
 from moeopt.report.facts import TraceRecord
 from moeopt.report.files import MANIFEST, check_folder, manifest, write
+from moeopt.report.inputs import read_reference
 from moeopt.report.machine import this_machine, versions
 from moeopt.report.replay_figures import budget_picture, cost_picture, slots_picture
 from moeopt.report.replay_words import (
@@ -81,6 +82,7 @@ def replay_report(
     window: int | None = None,
     warmup: int | None = None,
     dispatch: str = "even",
+    reference: str | os.PathLike[str] | None = None,
     move_price: float | None = None,
     expert_bytes: float | None = None,
     bandwidth: float | None = None,
@@ -102,7 +104,7 @@ def replay_report(
     trace
         File or folder with loads of many steps in time order; a generated trace if None.
     gpus, slots
-        The setting; one slot per expert and an eighth more by default.
+        The setting; by default as many slots as ``reference`` has, or one per expert and an eighth more.
     nodes, groups
         Expert groups that live wholly on one node (both or neither).
     layers
@@ -111,6 +113,8 @@ def replay_report(
         Policies in words, such as ``"eplb every=16 moves=2"``; the standard ones if empty.
     every, window
         Steps between the plans of the standard policies, and steps that a plan sees.
+    reference
+        File with the placement in force.
     warmup, dispatch, move_price, expert_bytes, bandwidth, layer_step_seconds, charge_planning, competition
         As in ``moeopt.replay``; without a price of moves the published competition's is taken, and said so.
     seed
@@ -136,15 +140,20 @@ def replay_report(
     if charge_planning and second is None:
         raise InputError("charge_planning needs layer_step_seconds, to tell seconds in steps")
     check_folder(out, () if trace is None else (trace,))
-    recorded, record = _read(trace, layers, seed, reading)
+    recorded, all_layers, record = _read(trace, layers, seed, reading)
+    in_force = None if reference is None else read_reference(reference, recorded.total(), all_layers, gpus)
     if slots is None:
-        slots = -(-recorded.num_experts * 9 // (8 * gpus)) * gpus
+        usual_slots = -(-recorded.num_experts * 9 // (8 * gpus)) * gpus
+        slots = usual_slots if in_force is None else in_force.num_slots
     policies = [parse_policy(text, methods) for text in policy] or None
     if policies is None and (every is not None or window is not None):
         policies = standard_policies(every or usual_waits(len(recorded) - usual_warmup(len(recorded), warmup)), window)
     rules: dict[str, Any] = {"num_nodes": nodes or 1, "num_groups": groups or 1}
     with _progress(quiet) as progress:
-        found = serve(recorded, policies, gpus, slots, dispatch=dispatch, warmup=warmup, progress=progress, **rules)
+        found = serve(
+            recorded, policies, gpus, slots,
+            dispatch=dispatch, warmup=warmup, reference=in_force, progress=progress, **rules,
+        )  # fmt: skip
         seen = PlacementProblem(recorded[: found.warmup], gpus, slots, **rules)
         progress("slots", 0)
         curve = slots_curve(recorded, gpus, dispatches=DISPATCHES, method=scenario_search, warmup=found.warmup, **rules)
@@ -178,18 +187,19 @@ def replay_report(
 
 def _read(
     trace: str | os.PathLike[str] | None, layers: str | None, seed: int, reading: Mapping[str, Any]
-) -> tuple[Trace, TraceRecord]:
-    """Read the trace once, or generate one, and keep the layers asked for."""
+) -> tuple[Trace, tuple[int, ...], TraceRecord]:
+    """Read the trace once, or generate one: the layers asked for, the ids of all layers, and its record."""
     if trace is None:
         recorded = generate("decode", num_layers=8, num_experts=64, tokens=512, num_windows=GENERATED_STEPS, seed=seed)
         origin = f"generated, preset decode, seed {seed}: its drift in time is synthetic"
     else:
         recorded, origin = read_trace(trace, **reading), printable(Path(trace).name, 80)
+    every = recorded.layer_ids
     if layers is not None:
-        rows = layer_rows(recorded.layer_ids, recorded.source, layers)
-        ids = tuple(recorded.layer_ids[row] for row in rows)
-        recorded = Trace(recorded.windows[:, rows], ids, recorded.source, recorded.sha256)
-    return recorded, TraceRecord.of(recorded.total(), origin, recorded.sha256, recorded.note)
+        rows = layer_rows(every, recorded.source, layers)
+        ids = tuple(every[row] for row in rows)
+        recorded = replace(recorded, windows=recorded.windows[:, rows], layer_ids=ids)
+    return recorded, every, TraceRecord.of(recorded.total(), origin, recorded.sha256, recorded.note)
 
 
 @contextmanager
@@ -275,10 +285,12 @@ def answers(worth: Worth) -> list[str]:
 
 def _told_trace(worth: Worth, record: TraceRecord) -> str:
     replay = worth.replay
+    paid = replay.served[0].plans[0].paid
+    first = "paid for like all others" if paid else "loaded with the weights and cost no moves"
     return (
         f"{record.origin} (sha256 {record.sha256[:12]}): {replay.warmup} steps of warm-up and {replay.num_steps} steps "
         f"to serve, {record.layers} layers of {record.experts} experts. Copies share tokens by the rule "
-        f"`{replay.dispatch}`. First plans are loaded with the weights and cost no moves. "
+        f"`{replay.dispatch}`. First plans are {first}. "
         f"Intervals come from {len(replay.blocks)} windows."
     )
 

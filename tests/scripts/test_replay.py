@@ -47,6 +47,19 @@ def test_the_price_taken_where_none_is_given_is_said(recorded, tmp_path, capsys)
     )
 
 
+def test_a_placement_in_force_is_kept_by_never_and_left_for_a_price(recorded, tmp_path, capsys):
+    placement = tmp_path / "now.csv"
+    placement.write_text("0,1,2,3,4,5,6,7\n7,6,5,4,3,2,1,0\n")
+    out = tmp_path / "out"
+    options = ["--gpus", "4", "--reference", str(placement), "--policy", "eplb", "--move-price", "1", "--quiet"]
+    assert main(["replay", "--trace", str(recorded), "--out", str(out), *options]) == 0
+    rows = pd.read_csv(out / "replay.csv").set_index("policy")
+    assert rows.moves["never"] == 0 < rows.moves["eplb once"]
+    assert "First plans are paid for like all others" in (out / "replay.md").read_text()
+    assert main(["replay", "--trace", str(recorded), "--out", str(out), *options, "--slots", "12"]) == 2
+    assert "reference has num_slots=8, and num_slots=12 are asked for" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
