@@ -1,5 +1,6 @@
 """Ctrl-C ends exact methods soon, by KeyboardInterrupt, and leaves no process of a back end behind."""
 
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,9 @@ CALLS = {
     "cbc": "solve_milp(small, gap=0, backend='cbc')",
     "side by side": "solve(full(160, 320), gap=0, jobs=2)",
 }
+MARK = f"MOEOPT_INTERRUPTED_{os.getpid()}"
+"""In the environment of the process under test and of all that it starts."""
+
 PROGRAM = """
 import sys
 from moeopt import PlacementProblem
@@ -43,7 +47,8 @@ for line in sys.stdin:
 def process():
     """Does what it is told until it is interrupted, again and again; ends well, with nothing to say on stderr."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], **pipes, text=True) as started:
+    marked = {**os.environ, MARK: "1"}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], **pipes, text=True, env=marked) as started:
         yield started
         _, error = started.communicate(timeout=60)
     assert (started.returncode, error) == (0, "")
@@ -51,7 +56,6 @@ def process():
 
 def interrupt(process, name, wait):
     """Ctrl-C in the middle of a call: it says so within a minute, else the process is killed and says nothing."""
-    before = running_cbc()
     watch = threading.Timer(60, process.kill)
     watch.start()
     process.stdin.write(CALLS[name] + "\n")
@@ -61,18 +65,19 @@ def interrupt(process, name, wait):
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "interrupted\n"
     watch.cancel()
-    assert running_cbc() <= before
+    assert not running_cbc()
 
 
 def running_cbc():
-    """Ids of the CBC processes of this machine."""
+    """Ids of the CBC processes that the process under test has started, whoever their parent is now."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"/cbc\0" in (folder / "cmdline").read_bytes():
-                found.add(folder.name)
+            called, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
         except OSError:
             continue
+        if b"/cbc\0" in called and MARK.encode() in environment:
+            found.add(folder.name)
     return found
 
 
