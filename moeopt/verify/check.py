@@ -16,6 +16,7 @@ from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
 from moeopt.verify.pairing import pairing_lp
 from moeopt.verify.split import split_makespan
+from moeopt.verify.window_cover import window_cover
 
 if TYPE_CHECKING:
     from moeopt.bounds import Bound
@@ -26,6 +27,7 @@ CHECKS = {
         "makespan_within_moves": moves.makespan_within_moves,
         "pairing_lp": pairing_lp,
         "configuration_lp": configuration_lp,
+        "window_cover": window_cover,
     },
     "moves": {**moves.ON_MOVES, "copy_prices": copy_prices},
 }
