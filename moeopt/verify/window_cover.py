@@ -9,8 +9,8 @@ from typing import Any
 
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, number, short
 
-MAX_SETS, MAX_STEPS, MAX_NODES = 300_000, 3_000_000, 100_000
-"""Sets of experts within the window, steps to list them, nodes of the search; beyond them nothing is decided."""
+MAX_EXPERTS, MAX_SETS, MAX_STEPS, MAX_WORK = 128, 300_000, 3_000_000, 20_000_000
+"""Experts, sets of them within the window, steps to list these, sets seen in the search; beyond nothing is decided."""
 
 Sets = list[tuple[int, int]]
 """Experts as a bit mask, and the slack up to the limit."""
@@ -29,6 +29,8 @@ def window_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
     if layer.num_redundant:
         raise Rejected("the problem has replicas, the bound is for partitions")
+    if layer.num_experts > MAX_EXPERTS:
+        raise Undecided(f"covers of {layer.num_experts} experts take too long to check")
     limit = (threshold.numerator - 1) // threshold.denominator
     budget = layer.num_gpus * limit - sum(layer.loads)
     if budget >= 0 and _Covers(layer.num_experts).exists(_sets(layer, limit, limit - budget), budget, layer.num_gpus):
@@ -70,7 +72,7 @@ class _Covers:
     def __init__(self, num_experts: int) -> None:
         self.num_experts = num_experts
         self.failed: set[int] = set()
-        self.nodes = 0
+        self.work = 0
 
     def exists(self, sets: Sets, slack: int, missing: int, covered: int = 0) -> bool:
         """Whether ``missing`` of the sets, disjoint and of so much slack together, hold all experts not ``covered``.
@@ -79,9 +81,9 @@ class _Covers:
         """
         if not missing:
             return True
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            raise Undecided(f"the search for {missing} more GPUs takes too long")
+        self.work += len(sets)
+        if self.work > MAX_WORK:
+            raise Undecided("the search for covers takes too long")
         often = dict.fromkeys((e for e in range(self.num_experts) if not covered >> e & 1), 0)
         for mask, _ in sets:
             while mask:
@@ -91,6 +93,7 @@ class _Covers:
         rarest = min(often, key=lambda expert: often[expert])
         for mask, taken in sets:
             if mask >> rarest & 1 and covered | mask not in self.failed:
+                self.work += len(sets)
                 rest = [known for known in sets if not known[0] & mask and known[1] <= slack - taken]
                 if len(rest) >= missing - 1 and self.exists(rest, slack - taken, missing - 1, covered | mask):
                     return True

@@ -28,6 +28,9 @@ _TABLE = 1 << 17
 _BITS = 50
 """Binary digits of the total of rounded loads."""
 
+_UNLIMITED = 1 << 62
+"""More work than anybody waits for."""
+
 _SHARE = 0.5
 """Share of the work left that one threshold may take."""
 
@@ -91,18 +94,21 @@ def solve_window_cover(
     search exponential time.
     """
     limits = Limits(time_limit, gap, workers, seed)
-    return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, _alone, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+
+
+def _alone(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Solve one layer after the bound of its hottest experts, where the window may be too wide."""
+    value, certificate = bounds.certified_hottest_gpus(problem)
+    found = Solution(problem, bound=Bound(value, ("hottest_gpus",), certificate))
+    known = known.join(found)
+    return found.join(solve_layer(problem, known, limits)) if known.still_open.size else found
 
 
 @refuses(_reason)
-def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits, *, work: int = 1 << 62) -> Solution:
+def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits, *, work: int = _UNLIMITED) -> Solution:
     """Solve one layer, given what is known about it; at most ``work`` sets are looked at."""
-    value, certificate = bounds.certified_hottest_gpus(problem)
-    hottest = Solution(problem, bound=Bound(value, ("hottest_gpus",), certificate))
-    known = known.join(hottest)
-    if not known.still_open.size:
-        return hottest
-    return hottest.join(_LayerSearch(known, limits, work).run())
+    return _LayerSearch(known, limits, work).run()
 
 
 class _LayerSearch:
