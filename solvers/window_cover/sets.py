@@ -70,6 +70,7 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
     low_done, high_done = np.zeros(gpus + 1, dtype=np.uint64), np.zeros(gpus + 1, dtype=np.uint64)
     rarest, position = np.zeros(gpus, dtype=np.int64), np.zeros(gpus, dtype=np.int64)
     often = np.zeros(gpus * slots, dtype=np.int64)
+    fewest, most = np.zeros(gpus * slots, dtype=np.int64), np.zeros(gpus * slots, dtype=np.int64)
     for i in range(slack.size):
         alive[i] = i
     last[0], left[0], depth = slack.size, budget, 0
@@ -82,13 +83,34 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
             often[:] = 0
             for a in range(first[depth], last[depth]):
                 for expert in members[alive[a]]:
+                    if often[expert] == 0:
+                        fewest[expert] = slack[alive[a]]
+                    most[expert] = slack[alive[a]]
                     often[expert] += 1
-            best = -1
+            best, lowest, highest = -1, 0, 0
             for expert in range(often.size):
                 done = low_done[depth] if expert < 64 else high_done[depth]
-                if (done >> (np.uint64(expert) & word)) & one == 0 and (best < 0 or often[expert] < often[best]):
-                    best = expert
+                if (done >> (np.uint64(expert) & word)) & one == 0:
+                    lowest += fewest[expert]
+                    highest += most[expert]
+                    if best < 0 or often[expert] < often[best]:
+                        best = expert
             rarest[depth], position[depth] = best, first[depth] - 1
+            if often[best] == 0 or lowest > slots * left[depth] or highest < slots * left[depth]:
+                position[depth] = last[depth] - 1
+            else:
+                end = first[depth]
+                for a in range(first[depth], last[depth]):
+                    one_set = alive[a]
+                    under = slots * (left[depth] - slack[one_set]) - lowest
+                    over = slots * (left[depth] - slack[one_set]) - highest
+                    for expert in members[one_set]:
+                        under += fewest[expert]
+                        over += most[expert]
+                    if under >= 0 and over <= 0:
+                        alive[end] = one_set
+                        end += 1
+                last[depth] = end
             fresh = False
         expert = np.uint64(rarest[depth])
         a = position[depth] + 1
