@@ -28,7 +28,7 @@ _HOTTEST_NODES = 200_000
 _COVERED_SLOTS = range(3, 7)
 """Slots per GPU at which covers are quicker than the search: with more the search reaches the mean load at once."""
 
-_COVER_SHARE = 0.5
+_COVER_SHARE = 0.75
 """Share of the time left that covers may take."""
 
 _COVER_WORK = 1_000_000_000

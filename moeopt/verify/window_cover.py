@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any
@@ -12,8 +11,8 @@ from moeopt.verify.layer import ExactLayer, Rejected, Undecided, number, short
 MAX_EXPERTS, MAX_SETS, MAX_STEPS, MAX_WORK = 128, 300_000, 3_000_000, 20_000_000
 """Experts, sets of them within the window, steps to list these, sets seen in the search; beyond nothing is decided."""
 
-Sets = list[tuple[int, int]]
-"""Experts as a bit mask, and the slack up to the limit."""
+Sets = list[tuple[int, int, list[int]]]
+"""Slack of a set up to the limit, its experts as a bit mask, and as a list."""
 
 
 def window_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -33,44 +32,40 @@ def window_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]
         raise Undecided(f"covers of {layer.num_experts} experts take too long to check")
     limit = (threshold.numerator - 1) // threshold.denominator
     budget = layer.num_gpus * limit - sum(layer.loads)
-    if budget >= 0 and _Covers(layer.num_experts).exists(_sets(layer, limit, limit - budget), budget, layer.num_gpus):
-        raise Rejected("a placement stays below the certificate's threshold")
+    if budget >= 0:
+        sets = _sets(sorted(layer.loads), layer.slots_per_gpu, limit, limit - budget)
+        if _Covers(layer.num_experts, layer.slots_per_gpu).exists(sets, budget, layer.num_gpus):
+            raise Rejected("a placement stays below the certificate's threshold")
 
 
-def _sets(layer: ExactLayer, most: int, least: int) -> Sets:
-    found = []
-    for mask, load in _within(layer, most, least):
-        found.append((mask, most - load))
-        if len(found) > MAX_SETS:
-            raise Undecided(f"more than {MAX_SETS} sets of {layer.slots_per_gpu} experts take too long to check")
-    return sorted(found, key=lambda known: known[1])
-
-
-def _within(layer: ExactLayer, most: int, least: int) -> Iterator[tuple[int, int]]:
-    """Masks and loads of all sets of as many experts as a GPU has slots, with least <= load <= most."""
-    loads = sorted(layer.loads, reverse=True)
+def _sets(loads: list[int], size: int, most: int, least: int) -> Sets:
+    """Sets of ``size`` experts with least <= load <= most, the fullest first; ``loads`` rise."""
     before, count = [0, *accumulate(loads)], len(loads)
-    waiting, steps = [(0, layer.slots_per_gpu, 0, 0)], 0
+    found: Sets = []
+    waiting: list[tuple[int, list[int]]] = [(0, [])]
+    steps = 0
     while waiting:
-        first, missing, mask, load = waiting.pop()
+        load, experts = waiting.pop()
+        missing = size - len(experts)
         if not missing:
-            yield mask, load
+            found.append((most - load, sum(1 << expert for expert in experts), experts))
             continue
-        for expert in range(first, count - missing + 1):
+        for expert in range(experts[-1] + 1 if experts else 0, count - missing + 1):
             steps += 1
-            if load + before[expert + missing] - before[expert] < least:
+            if load + before[expert + missing] - before[expert] > most:
                 break
-            if load + loads[expert] + before[count] - before[count - missing + 1] <= most:
-                waiting.append((expert + 1, missing - 1, mask | 1 << expert, load + loads[expert]))
-        if steps > MAX_STEPS:
-            raise Undecided(f"the sets of {layer.slots_per_gpu} experts take too long to list")
+            if load + loads[expert] + before[count] - before[count - missing + 1] >= least:
+                waiting.append((load + loads[expert], [*experts, expert]))
+        if steps > MAX_STEPS or len(found) > MAX_SETS:
+            raise Undecided(f"the sets of {size} experts below the threshold take too long to list")
+    return sorted(found)
 
 
 class _Covers:
     """The search for sets that hold every expert once."""
 
-    def __init__(self, num_experts: int) -> None:
-        self.num_experts = num_experts
+    def __init__(self, num_experts: int, size: int) -> None:
+        self.num_experts, self.size = num_experts, size
         self.failed: set[int] = set()
         self.work = 0
 
@@ -81,21 +76,41 @@ class _Covers:
         """
         if not missing:
             return True
-        self.work += len(sets)
-        if self.work > MAX_WORK:
-            raise Undecided("the search for covers takes too long")
-        often = dict.fromkeys((e for e in range(self.num_experts) if not covered >> e & 1), 0)
-        for mask, _ in sets:
-            while mask:
-                lowest = mask & -mask
-                often[lowest.bit_length() - 1] += 1
-                mask ^= lowest
-        rarest = min(often, key=lambda expert: often[expert])
-        for mask, taken in sets:
-            if mask >> rarest & 1 and covered | mask not in self.failed:
+        often, sets = self._possible(sets, slack, covered)
+        rarest = min(often, key=lambda expert: often[expert], default=None)
+        for known in sets if rarest is not None else []:
+            taken, mask, experts = known
+            if rarest in experts and covered | mask not in self.failed:
                 self.work += len(sets)
-                rest = [known for known in sets if not known[0] & mask and known[1] <= slack - taken]
-                if len(rest) >= missing - 1 and self.exists(rest, slack - taken, missing - 1, covered | mask):
+                rest = [other for other in sets if not other[1] & mask and other[0] <= slack - taken]
+                if self.exists(rest, slack - taken, missing - 1, covered | mask):
                     return True
         self.failed.add(covered)
         return False
+
+    def _possible(self, sets: Sets, slack: int, covered: int) -> tuple[dict[int, int], Sets]:
+        """In how many sets every expert is that is not ``covered``, and the sets that a cover may have; or nothing.
+
+        Give every expert an even share of its set's slack: the shares add up to ``slack``. So the least shares of
+        all experts, and those of one set with the least of all others, add up to no more, the greatest to no less.
+        """
+        self.work += len(sets)
+        if self.work > MAX_WORK:
+            raise Undecided("the search for covers takes too long")
+        often: dict[int, int] = {}
+        least: dict[int, int] = {}
+        most: dict[int, int] = {}
+        for taken, _, experts in sets:
+            for expert in experts:
+                often[expert] = often.get(expert, 0) + 1
+                least.setdefault(expert, taken)
+                most[expert] = taken
+        lowest, highest, whole = sum(least.values()), sum(most.values()), self.size * slack
+        if len(often) + covered.bit_count() < self.num_experts or not lowest <= whole <= highest:
+            return {}, []
+        return often, [
+            (taken, mask, experts)
+            for taken, mask, experts in sets
+            if lowest + self.size * taken - sum(least[expert] for expert in experts) <= whole
+            and highest + self.size * taken - sum(most[expert] for expert in experts) >= whole
+        ]
