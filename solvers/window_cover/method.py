@@ -118,8 +118,8 @@ class _LayerSearch:
         self.problem, self.limits = known.problem, limits
         self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
         true = self.problem.load.values[0]
-        # exact for counts, whose total is below 2**53; no bound in tokens is so small that floats round it
-        self.digits = 0 if self.problem.load.is_integer else min(_BITS - math.frexp(float(true.sum()))[1], 1000)
+        # counts are exact, their total is below 2**53; no load is so small that floats round bounds in tokens
+        self.digits = 0 if self.problem.load.is_integer else _BITS - math.frexp(float(true.sum()))[1]
         whole = true if self.problem.load.is_integer else np.floor(np.ldexp(true, self.digits))
         self.order = np.argsort(-true, kind="stable")
         self.load = whole.astype(np.int64)[self.order]
