@@ -31,8 +31,8 @@ _COVERED_SLOTS = range(3, 7)
 _COVER_SHARE = 0.75
 """Share of the time left that covers may take."""
 
-_COVER_WORK = 1_000_000_000
-"""Sets that covers may look at: about a second."""
+_COVER_WORK = 300_000_000
+"""Sets that covers may look at: a second or two."""
 
 _PRICES_SHARE = 0.5
 """Share of the time left that prices on copies may take."""
