@@ -56,9 +56,9 @@ def solve(
     """Prove every layer optimal within ``gap``, by the cheapest means that do.
 
     First the cheap bounds and the near-optimal search on all layers at once, or the swap descent where
-    few slots per GPU let covers come before the search; then, layer by layer
-    and only where the gap is still open, the rungs of ``RUNGS`` in their order. What is known after
-    one rung, the best placement and the best bound with its proof, is where the next one begins.
+    few slots per GPU let covers come before the search; then, layer by layer and only where the gap is
+    still open, the rungs of ``RUNGS`` in their order. What is known after one rung, the best placement
+    and the best bound with its proof, is where the next one begins.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moeopt import bounds
 from moeopt._stop import Flag, stoppable
 from moeopt.bounds import Bound
-from moeopt.methods import refuses
+from moeopt.methods import refuses, without_rules
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers.drive import Hint, Limits, Progress, drive
@@ -38,13 +38,9 @@ _SHARE = 0.5
 def _reason(problem: PlacementProblem) -> str:
     if problem.num_redundant:
         return f"is for partitions, got num_slots={problem.num_slots} for {problem.num_experts} experts"
-    if problem.hierarchical:
-        return f"knows no nodes and groups, got num_nodes={problem.num_nodes}"
-    if problem.max_moves is not None or problem.objective == "moves":
-        return "neither limits nor minimises moves: leave max_moves and max_makespan out"
     if problem.num_experts > MAX_EXPERTS:
         return f"takes at most {MAX_EXPERTS} experts, got {problem.num_experts}"
-    return ""
+    return without_rules(problem)
 
 
 @refuses(_reason)
@@ -90,8 +86,9 @@ def solve_window_cover(
     window is wide: more than 300,000 sets are not searched, and the layer is left as it is.
 
     Loads that are not whole numbers are rounded down to 50 binary digits of their total; what is
-    proven for those holds for the true loads. Listing takes at worst 20 steps per set of the limit, the
-    search exponential time.
+    proven for those holds for the true loads. Listing takes at most six million steps, the search exponential
+    time. Covers: D. Knuth, "Dancing links", Millennial Perspectives in Computer Science (2000),
+    doi 10.48550/arXiv.cs/0011047.
     """
     limits = Limits(time_limit, gap, workers, seed)
     return drive(problem, _alone, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
