@@ -116,7 +116,8 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
     values (to 1e-9 relative, as they are rounded), the status, and the bound against its certificate:
     exactly, without any tolerance. See ``docs/certificates.md`` for the mathematics. A bound without
     certificate, from a solver's search, is only held against the placement. O(layers * slots * log
-    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so per layer.
+    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so per layer, a
+    window cover mostly less, and ten seconds at most.
     """
     fields = (solution.status, solution.lower_bound, solution.makespan, solution.moves, solution.objective,
               solution.bound_source, solution.certificate)  # fmt: skip
