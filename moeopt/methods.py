@@ -55,6 +55,11 @@ def made_for(problem: PlacementProblem, slots_per_gpu: int) -> str:
     """Reason of a method for one number of slots per GPU that knows neither groups nor moves; "" if that fits."""
     if problem.slots_per_gpu != slots_per_gpu:
         return f"needs slots_per_gpu={slots_per_gpu}, got {problem.slots_per_gpu}"
+    return without_rules(problem)
+
+
+def without_rules(problem: PlacementProblem) -> str:
+    """Reason of a method that knows neither groups nor moves; "" where there are none."""
     if problem.hierarchical:
         return f"knows no nodes and groups, got num_nodes={problem.num_nodes}"
     if problem.max_moves is not None or problem.objective == "moves":

@@ -11,6 +11,7 @@ from solvers.milp import solve_milp
 from solvers.pairing import solve_pairing
 from solvers.solve import solve
 from solvers.steps import StepsSolution, solve_steps
+from solvers.window_cover import solve_window_cover
 
 SOLVERS: dict[str, Callable[..., Solution]] = {
     "solve": solve,
@@ -19,6 +20,7 @@ SOLVERS: dict[str, Callable[..., Solution]] = {
     "cbc": partial(solve_milp, backend="cbc"),
     "pairing": solve_pairing,
     "configuration": solve_configuration,
+    "window_cover": solve_window_cover,
     "brute_force": solve_brute_force,
 }
 """Exact methods by name; all take the same keyword arguments, see :func:`solve_cpsat`.
@@ -37,4 +39,5 @@ __all__ = [
     "solve_milp",
     "solve_pairing",
     "solve_steps",
+    "solve_window_cover",
 ]

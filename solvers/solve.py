@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 from moeopt import bounds
 from moeopt.balancers import quick_search, search
@@ -11,7 +12,7 @@ from moeopt.bounds import Bound
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
-from solvers import configuration, cpsat, milp, pairing
+from solvers import configuration, cpsat, milp, pairing, window_cover
 from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, interchangeable, known_before, work
 from solvers.moves_bound import MAX_SLOTS, moves_bound
 
@@ -23,6 +24,15 @@ _SEARCH_ROUNDS = 30
 
 _HOTTEST_NODES = 200_000
 """Ten times what the bound spends by default; tens of milliseconds per layer."""
+
+_COVERED_SLOTS = range(3, 7)
+"""Slots per GPU at which covers are quicker than the search: with more the search reaches the mean load at once."""
+
+_COVER_SHARE = 0.75
+"""Share of the time left that covers may take."""
+
+_COVER_WORK = 300_000_000
+"""Sets that covers may look at: a second or two."""
 
 _PRICES_SHARE = 0.5
 """Share of the time left that prices on copies may take."""
@@ -45,9 +55,10 @@ def solve(
 ) -> Solution:
     """Prove every layer optimal within ``gap``, by the cheapest means that do.
 
-    First the cheap bounds and the near-optimal search on all layers at once; then, layer by layer
-    and only where the gap is still open, the rungs of ``RUNGS`` in their order. What is known after
-    one rung, the best placement and the best bound with its proof, is where the next one begins.
+    First the cheap bounds and the near-optimal search on all layers at once, or the swap descent where
+    few slots per GPU let covers come before the search; then, layer by layer and only where the gap is
+    still open, the rungs of ``RUNGS`` in their order. What is known after one rung, the best placement
+    and the best bound with its proof, is where the next one begins.
 
     Parameters
     ----------
@@ -73,6 +84,8 @@ def solve(
     limits = Limits(time_limit, gap, workers, seed)
     started = time.perf_counter()
     known = known_before(problem, hint, limits.gap)
+    if not refusal(few_slots, problem):
+        return work(known, climb, limits, first=descended, jobs=jobs, budget=budget, progress=progress)
     known = known.join(_searched(problem, limits))
     each = (time.perf_counter() - started) / problem.num_layers
     known = known.join(Solution(problem, runtime=each))
@@ -89,8 +102,8 @@ def _searched(problem: PlacementProblem, limits: Limits) -> Solution:
 
 
 def climb(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
-    """Climb the rungs on one layer, the last one alone where the layer is small, until it is closed."""
-    for rung in RUNGS if problem.slots > _SMALL else RUNGS[-1:]:
+    """Climb the rungs on one layer, the last one alone where it is small and not for covers, until it is closed."""
+    for rung in RUNGS if problem.slots > _SMALL or not refusal(few_slots, problem) else RUNGS[-1:]:
         if not known.still_open.size:
             return known
         if limits.late:
@@ -106,6 +119,19 @@ def hottest_gpus(problem: PlacementProblem, known: Solution, limits: Limits) -> 
     """Solve the GPUs of the hottest experts exactly: a bound for partitions, with ten times its usual effort."""
     value, certificate = bounds.certified_hottest_gpus(problem, max_nodes=_HOTTEST_NODES)
     return Solution(problem, bound=Bound(value, ("hottest_gpus",), certificate))
+
+
+def _many_slots(problem: PlacementProblem) -> str:
+    if problem.slots_per_gpu not in _COVERED_SLOTS:
+        return f"are for {_COVERED_SLOTS[0]} to {_COVERED_SLOTS[-1]} slots per GPU"
+    return refusal(window_cover.solve_layer, problem)
+
+
+@refuses(_many_slots)
+def few_slots(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
+    """Covers by sets within a window of loads: placement and bound of a partition with few slots per GPU."""
+    share = replace(limits, deadline=time.perf_counter() + _COVER_SHARE * limits.left)
+    return window_cover.solve_layer(problem, known, share, work=_COVER_WORK)
 
 
 def _no_prices(problem: PlacementProblem) -> str:
@@ -142,6 +168,7 @@ def flows(problem: PlacementProblem, known: Solution, limits: Limits) -> Solutio
 
 RUNGS: tuple[LayerMethod, ...] = (
     hottest_gpus,
+    few_slots,
     longer_search,
     copy_prices,
     pairing.solve_layer,

@@ -16,6 +16,7 @@ from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
 from moeopt.verify.pairing import pairing_lp
 from moeopt.verify.split import split_makespan
+from moeopt.verify.window_cover import window_cover
 
 if TYPE_CHECKING:
     from moeopt.bounds import Bound
@@ -26,6 +27,7 @@ CHECKS = {
         "makespan_within_moves": moves.makespan_within_moves,
         "pairing_lp": pairing_lp,
         "configuration_lp": configuration_lp,
+        "window_cover": window_cover,
     },
     "moves": {**moves.ON_MOVES, "copy_prices": copy_prices},
 }
@@ -114,7 +116,8 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
     values (to 1e-9 relative, as they are rounded), the status, and the bound against its certificate:
     exactly, without any tolerance. See ``docs/certificates.md`` for the mathematics. A bound without
     certificate, from a solver's search, is only held against the placement. O(layers * slots * log
-    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so per layer.
+    slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so per layer, a
+    window cover mostly less, and ten seconds at most.
     """
     fields = (solution.status, solution.lower_bound, solution.makespan, solution.moves, solution.objective,
               solution.bound_source, solution.certificate)  # fmt: skip

@@ -5,8 +5,12 @@ import numpy as np
 from moeopt import InputError, PlacementProblem
 from solvers import SOLVERS
 
-SPECIAL = {"pairing": 2, "configuration": 3}
-"""Exact methods made for one number of slots per GPU."""
+SPECIAL = {
+    "pairing": lambda problem: problem.slots_per_gpu == 2,
+    "configuration": lambda problem: problem.slots_per_gpu == 3,
+    "window_cover": lambda problem: problem.num_redundant == 0,
+}
+"""Exact methods made for some shapes, and whether a problem has such a shape."""
 
 GENERAL = [name for name in SOLVERS if name not in SPECIAL]
 """Exact methods that take every problem."""

@@ -39,7 +39,7 @@ def test_every_back_end_knows_the_optimum_of_every_named_instance(solver, name):
 @pytest.mark.parametrize("name", INSTANCES)
 def test_a_special_method_refuses_a_named_instance_or_knows_its_optimum(solver, name):
     problem, optimum = INSTANCES[name].problem, INSTANCES[name].optimum
-    taken = problem.slots_per_gpu == SPECIAL[solver] and not problem.hierarchical and not problem.splits
+    taken = SPECIAL[solver](problem) and not problem.hierarchical and not problem.splits
     if not taken or problem.max_moves is not None or problem.objective == "moves":
         with pytest.raises(UnsupportedError):
             SOLVERS[solver](problem)

@@ -14,6 +14,7 @@ import pytest
 CALLS = {
     "pairing": "solve(full(160, 320), gap=0)",
     "configuration": "solve(full(96, 288), gap=0)",
+    "window_cover": "solve_window_cover(few, gap=0)",
     "cpsat": "solve_cpsat(small, gap=0)",
     "highs": "solve_milp(small, gap=0)",
     "cbc": "solve_milp(small, gap=0, backend='cbc')",
@@ -24,12 +25,15 @@ MARK = f"MOEOPT_INTERRUPTED_{os.getpid()}"
 
 PROGRAM = """
 import sys
+import numpy as np
 from moeopt import PlacementProblem
 from moeopt.traces import generate
-from solvers import solve, solve_cpsat, solve_milp
+from solvers import solve, solve_cpsat, solve_milp, solve_window_cover
 def full(gpus, slots):
     return PlacementProblem(generate("decode", num_layers=4, seed=1), gpus, slots, allow_empty_slots=True)
 small = PlacementProblem(generate("decode", num_layers=2, num_experts=64, seed=1), 8, 72, allow_empty_slots=True)
+few = PlacementProblem(np.random.default_rng(0).lognormal(9, 0.2, (1, 96)).astype(int), 32)
+solve_window_cover(few, time_limit=0.2)
 solve(full(160, 320)[:1], time_limit=0.2)
 solve(full(96, 288)[:1], time_limit=0.2)
 for line in sys.stdin:

@@ -8,6 +8,7 @@ import pytest
 
 from moeopt import PlacementProblem, verify
 from moeopt.verify import bounds as checks
+from moeopt.verify import window_cover as covers
 from tests.verify.claims import accepts, claim, forged, largest_proven, pairs, triples
 
 PARTITION = PlacementProblem([[40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1]], 3)
@@ -95,6 +96,30 @@ def test_hottest_gpus_too_large_to_search_is_left_undecided(monkeypatch):
     verdict = verify(problem, claim(problem, 41.0, certificate)).layers[0]
     assert (verdict.ok, verdict.bound) == (True, "unknown")
     assert "takes too long" in verdict.reason
+
+
+COVERED = PlacementProblem([[41, 37, 29, 23, 19, 17, 13, 11, 7, 5, 3, 2]], 4)
+"""The mean load is 51.75; no placement stays below 53."""
+
+
+@pytest.mark.parametrize("threshold", [53.5, 54, 100, 52.5, math.inf, math.nan, True, None, "53", [53], 10**400])
+def test_forged_cover_certificates_are_rejected(threshold):
+    assert accepts(COVERED, 53.0, {"method": "window_cover", "threshold": 53.0})
+    assert not accepts(COVERED, 53.0, {"method": "window_cover", "threshold": threshold})
+
+
+def test_a_cover_certificate_proves_nothing_beyond_its_threshold_or_with_replicas():
+    assert accepts(COVERED, 52.5, {"method": "window_cover", "threshold": 53})
+    assert not accepts(COVERED, 53.5, {"method": "window_cover", "threshold": 53})
+    assert not accepts(PlacementProblem([[40, 20, 11]], 2, 4), 1.0, {"method": "window_cover", "threshold": 1.0})
+
+
+@pytest.mark.parametrize("limit", ["MAX_EXPERTS", "MAX_SETS", "MAX_STEPS", "MAX_WORK"])
+def test_covers_too_many_to_search_are_left_undecided(monkeypatch, limit):
+    monkeypatch.setattr(covers, limit, 3)
+    verdict = verify(COVERED, claim(COVERED, 53.0, {"method": "window_cover", "threshold": 53.0})).layers[0]
+    assert (verdict.ok, verdict.bound) == (True, "unknown")
+    assert "take" in verdict.reason
 
 
 @pytest.mark.parametrize(

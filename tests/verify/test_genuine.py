@@ -135,3 +135,19 @@ def test_a_full_scale_recording_is_checked_whole(recording):
         problem = PlacementProblem(recording("deepseek-v3/prefill_in1024"), gpus, slots, allow_empty_slots=True)
         solution = certified(problem, eplb(problem))
         assert verify(problem, solution).proven
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cover_certificate_proves_exactly_what_no_placement_stays_below(seed):
+    """Every threshold up to the optimum is proven, every one above it rejected."""
+    rng = np.random.default_rng(seed)
+    gpus, slots = [(2, 4), (3, 3), (4, 2), (3, 2)][seed % 4]
+    loads = [rng.integers(0, 20, (1, gpus * slots)), rng.lognormal(0, 1, (1, gpus * slots))][seed % 2]
+    problem = PlacementProblem(loads, gpus)
+    optimum = verify(problem, solve_brute_force(problem, gap=0)).layers[0].makespan
+    highest = float(optimum) if Fraction(float(optimum)) <= optimum else math.nextafter(float(optimum), 0.0)
+    for share in (0.1, 0.9, 0.99, 1.0):
+        value = highest * share
+        assert accepts(problem, value, {"method": "window_cover", "threshold": value})
+    for above in (math.nextafter(highest, math.inf), highest * 1.01 + 1, highest * 2 + 1):
+        assert not accepts(problem, above, {"method": "window_cover", "threshold": above})
