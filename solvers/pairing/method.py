@@ -26,15 +26,15 @@ from solvers.pairing.model import (
     Columns,
     cheapest,
     columns_at,
-    excess,
     exclude,
+    largest_refuted,
     relax,
     restrict,
     witness,
 )
 
-_ANNEALING = 300_000
-"""Steps in a run of the annealing: a tenth of a second at 320 slots."""
+_FIRST_ANNEALING, _ANNEALING = 30_000, 300_000
+"""Steps in a run of the annealing before the first relaxation and after it: a tenth of a second at 320 slots."""
 
 _EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
@@ -158,6 +158,9 @@ class _LayerSearch:
     def run(self) -> Solution:
         if self.known.placement is not None:
             self._accept(self.known.placement.replica_count[0])
+        self._improve(_FIRST_ANNEALING, patience=1)
+        if not self._closed() and not self._late():
+            self._refute(self._ceiling())
         self._improve()
         self._close()
         placement = Placement(
@@ -190,38 +193,38 @@ class _LayerSearch:
                 self._improve()
 
     def _tighten(self) -> None:
-        """Raise the bound to the relaxation's, by false position and bisection in turn.
+        """Raise the bound to the relaxation's, by bisection.
 
-        The least excess falls with the threshold, by about as many slots as the loads are smaller
-        relatively; that guess stands for the excess at the bound known so far.
+        The least excess may be 0 over a whole range of thresholds, so only its sign is used.
         """
         if self.tightened:
             return
         self.tightened = True
-        low, high = self.bound, self._ceiling()
-        above, below, bisect = self.problem.slots * (1 - low / high), self._excess(high), False
-        while below < 0.0 and high - low > max(self.gap, _PRECISION) * low / 2 and not self._late():
-            share = 0.5 if bisect else above / (above - below)
-            threshold = low + (high - low) * min(max(share, 0.05), 0.95)
-            found = self._excess(threshold)
-            if found > 0.0:
-                low, above = threshold, found
-            else:
-                high, below = threshold, found
-            bisect = not bisect
+        high = self._ceiling()
+        threshold = high
+        while high - self.bound > max(self.gap, _PRECISION) * self.bound / 2 and not self._late():
+            if not self._refute(threshold):
+                high = threshold
+            threshold = (self.bound + high) / 2
 
-    def _excess(self, threshold: float) -> float:
-        """Least excess of the rows at ``threshold``, which is refuted if that is positive."""
+    def _refute(self, threshold: float) -> bool:
+        """Solve the relaxation at ``threshold``; whether the bound has come so far."""
         columns = self._columns(threshold)
         if columns is None:
             self._prove(threshold, "pairing_lp", [])
-            return math.inf
-        if self._late():
-            return 0.0
+        elif not self._late():
+            self._weigh(columns)
+        return self.bound >= threshold
+
+    def _weigh(self, columns: Columns) -> NDArray[np.int64]:
+        """Solve the relaxation; its weights bound at every threshold: raise the bound to the largest they refute."""
         weights = relax(columns, self.limits.deadline)
-        if not exclude(columns, weights).any():
-            self._prove(threshold, "pairing_lp", [witness(columns, weights)])
-        return excess(columns, weights)
+        weighted = witness(columns, weights)
+        bound = largest_refuted(
+            self.load, self.problem.slots, self.problem.max_replicas, weighted, self.bound, self._ceiling()
+        )
+        self._prove(bound, "pairing_lp", [weighted])
+        return weights
 
     def _descend(self) -> None:
         """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
@@ -262,13 +265,13 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.counts, self.makespan = counts, makespan
 
-    def _improve(self) -> None:
+    def _improve(self, steps: int = _ANNEALING, patience: int = 3) -> None:
         if not self._closed():
             target = self.bound * (1 + self.gap)
             begin, seed = self.counts, self.limits.seed
             self._accept(
                 stoppable(
-                    lambda stop: anneal(self.load, begin, self.problem, target, _ANNEALING, seed, stop=stop),
+                    lambda stop: anneal(self.load, begin, self.problem, target, steps, seed, patience, stop),
                     self.limits.deadline,
                 )
             )
@@ -286,7 +289,7 @@ class _LayerSearch:
         while columns is not None:
             if self._late():
                 return _Left(columns, [], self.counts, rounds)
-            weights = relax(columns, self.limits.deadline)
+            weights = self._weigh(columns)
             rounds.append(witness(columns, weights))
             possible = exclude(columns, weights)
             if not possible.any():
