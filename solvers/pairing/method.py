@@ -33,8 +33,11 @@ from solvers.pairing.model import (
     witness,
 )
 
-_FIRST_ANNEALING, _ANNEALING = 30_000, 300_000
-"""Steps in a run of the annealing before the first relaxation and after it: a tenth of a second at 320 slots."""
+_ANNEALING = 300_000
+"""Steps in a run of the annealing: a tenth of a second at 320 slots."""
+
+_FIRST_ANNEALING = 30_000
+"""Steps in the run before the first relaxation, which says little about a poor makespan."""
 
 _EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
@@ -56,6 +59,9 @@ _SECONDS_PER_COLUMN = 2e-5
 
 _PRECISION = 1e-5
 """Relative precision to which the relaxation's bound is found at best; half the gap suffices."""
+
+_BISECTION = 4
+"""Linear programs, as slow as foreseen, that the bisection takes: left to it by the annealing, a quarter at most."""
 
 _STALLED = 0.9
 """Share of the columns left by a round of the relaxation above which another is not worth it."""
@@ -160,7 +166,7 @@ class _LayerSearch:
             self._accept(self.known.placement.replica_count[0])
         self._improve(_FIRST_ANNEALING, patience=1)
         if not self._closed() and not self._late():
-            self._refute(self._ceiling())
+            self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
         self._improve()
         self._close()
         placement = Placement(
@@ -201,11 +207,10 @@ class _LayerSearch:
             return
         self.tightened = True
         high = self._ceiling()
-        threshold = high
         while high - self.bound > max(self.gap, _PRECISION) * self.bound / 2 and not self._late():
+            threshold = (self.bound + high) / 2
             if not self._refute(threshold):
                 high = threshold
-            threshold = (self.bound + high) / 2
 
     def _refute(self, threshold: float) -> bool:
         """Solve the relaxation at ``threshold``; whether the bound has come so far."""
@@ -266,13 +271,15 @@ class _LayerSearch:
             self.counts, self.makespan = counts, makespan
 
     def _improve(self, steps: int = _ANNEALING, patience: int = 3) -> None:
+        """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed = self.counts, self.limits.seed
+            begin, seed, left = self.counts, self.limits.seed, self.limits.left
+            kept = 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
             self._accept(
                 stoppable(
                     lambda stop: anneal(self.load, begin, self.problem, target, steps, seed, patience, stop),
-                    self.limits.deadline,
+                    self.limits.deadline - kept,
                 )
             )
 

@@ -235,8 +235,11 @@ def largest_refuted(
 def _refuted(load, cap, threshold, points, weights, limit):  # type: ignore[no-untyped-def]
     """Whether the cheapest counts within ``threshold`` cost more than ``limit``; points rise; roundings cost less."""
     tiny = threshold * _TINY
-    every = weights.sum()
-    total = every * 0
+    every = always = total = 0
+    for i in range(points.size):
+        every += weights[i]
+        if points[i] > threshold + tiny:
+            always += weights[i]
     for expert in range(load.size):
         first = max(int(np.ceil(load[expert] / (threshold + tiny))), 1)
         if first > cap:
@@ -252,6 +255,8 @@ def _refuted(load, cap, threshold, points, weights, limit):  # type: ignore[no-u
                 exceeded -= weights[passed]
                 passed += 1
             least = min(least, count * (reached + exceeded))
+            if count * always >= least:  # so any more copies cost, too
+                break
         total += least
         if total > limit:
             return True
