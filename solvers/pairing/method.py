@@ -114,11 +114,13 @@ def solve_pairing(
     Notes
     -----
     For given replica counts, pairing the largest replica with the smallest is optimal, so only the
-    counts are searched: annealing first; then the makespan to beat, less the gap, is tried as a
-    threshold. A linear relaxation refutes it (bound source ``pairing_lp``, with a certificate that
+    counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
+    threshold, and a long annealing. Then the makespan to beat, less the gap, is tried as a
+    threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
     exact arithmetic re-checks), or leaves few counts open, among which CP-SAT finds better ones or
     proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
-    long, local search repairs what the relaxation favours at thresholds in between.
+    long, local search repairs what the relaxation favours at thresholds in between. Within a time
+    limit the long annealing leaves time to bisect for the best bound of the relaxation.
 
     Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
     Where it is not, the bound is that of the problem with colocation (and at most one copy of an
