@@ -127,11 +127,12 @@ class Dual:
             if prices.sum() <= self.num_gpus * (1 + _PRECISION):
                 return False
             middle = (prices / prices.sum() + best / best.sum()) / 2
-            if self._separate(middle * prices.sum(), prices, threshold):
-                continue
-            if self._prove(middle):
+            better = self._prove(middle)  # any prices bound, and the time may be over before the next ones
+            if better:
                 best = middle
-            elif not self._separate(prices, prices, threshold):
+            if self._separate(middle * prices.sum(), prices, threshold) or better:
+                continue
+            if not self._separate(prices, prices, threshold):
                 # No content that fits is worth more than 1: these prices prove it, unless rounding decides.
                 return self._prove(prices) and self.bound >= threshold
         return True

@@ -26,8 +26,8 @@ from solvers.pairing.model import (
     Columns,
     cheapest,
     columns_at,
-    excess,
     exclude,
+    largest_refuted,
     relax,
     restrict,
     witness,
@@ -35,6 +35,9 @@ from solvers.pairing.model import (
 
 _ANNEALING = 300_000
 """Steps in a run of the annealing: a tenth of a second at 320 slots."""
+
+_FIRST_ANNEALING = 30_000
+"""Steps in the run before the first relaxation, which says little about a poor makespan."""
 
 _EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
@@ -56,6 +59,9 @@ _SECONDS_PER_COLUMN = 2e-5
 
 _PRECISION = 1e-5
 """Relative precision to which the relaxation's bound is found at best; half the gap suffices."""
+
+_BISECTION = 4
+"""Linear programs, as slow as foreseen, that the bisection takes: left to it by the annealing, a quarter at most."""
 
 _STALLED = 0.9
 """Share of the columns left by a round of the relaxation above which another is not worth it."""
@@ -108,11 +114,13 @@ def solve_pairing(
     Notes
     -----
     For given replica counts, pairing the largest replica with the smallest is optimal, so only the
-    counts are searched: annealing first; then the makespan to beat, less the gap, is tried as a
-    threshold. A linear relaxation refutes it (bound source ``pairing_lp``, with a certificate that
+    counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
+    threshold, and a long annealing. Then the makespan to beat, less the gap, is tried as a
+    threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
     exact arithmetic re-checks), or leaves few counts open, among which CP-SAT finds better ones or
     proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
-    long, local search repairs what the relaxation favours at thresholds in between.
+    long, local search repairs what the relaxation favours at thresholds in between. Within a time
+    limit the long annealing leaves time to bisect for the best bound of the relaxation.
 
     Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
     Where it is not, the bound is that of the problem with colocation (and at most one copy of an
@@ -158,6 +166,9 @@ class _LayerSearch:
     def run(self) -> Solution:
         if self.known.placement is not None:
             self._accept(self.known.placement.replica_count[0])
+        self._improve(_FIRST_ANNEALING, patience=1)
+        if not self._closed() and not self._late():
+            self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
         self._improve()
         self._close()
         placement = Placement(
@@ -190,38 +201,37 @@ class _LayerSearch:
                 self._improve()
 
     def _tighten(self) -> None:
-        """Raise the bound to the relaxation's, by false position and bisection in turn.
+        """Raise the bound to the relaxation's, by bisection.
 
-        The least excess falls with the threshold, by about as many slots as the loads are smaller
-        relatively; that guess stands for the excess at the bound known so far.
+        The least excess may be 0 over a whole range of thresholds, so only its sign is used.
         """
         if self.tightened:
             return
         self.tightened = True
-        low, high = self.bound, self._ceiling()
-        above, below, bisect = self.problem.slots * (1 - low / high), self._excess(high), False
-        while below < 0.0 and high - low > max(self.gap, _PRECISION) * low / 2 and not self._late():
-            share = 0.5 if bisect else above / (above - below)
-            threshold = low + (high - low) * min(max(share, 0.05), 0.95)
-            found = self._excess(threshold)
-            if found > 0.0:
-                low, above = threshold, found
-            else:
-                high, below = threshold, found
-            bisect = not bisect
+        high = self._ceiling()
+        while high - self.bound > max(self.gap, _PRECISION) * self.bound / 2 and not self._late():
+            threshold = (self.bound + high) / 2
+            if not self._refute(threshold):
+                high = threshold
 
-    def _excess(self, threshold: float) -> float:
-        """Least excess of the rows at ``threshold``, which is refuted if that is positive."""
+    def _refute(self, threshold: float) -> bool:
+        """Solve the relaxation at ``threshold``; whether the bound has come so far."""
         columns = self._columns(threshold)
         if columns is None:
             self._prove(threshold, "pairing_lp", [])
-            return math.inf
-        if self._late():
-            return 0.0
+        elif not self._late():
+            self._weigh(columns)
+        return self.bound >= threshold
+
+    def _weigh(self, columns: Columns) -> NDArray[np.int64]:
+        """Solve the relaxation; its weights bound at every threshold: raise the bound to the largest they refute."""
         weights = relax(columns, self.limits.deadline)
-        if not exclude(columns, weights).any():
-            self._prove(threshold, "pairing_lp", [witness(columns, weights)])
-        return excess(columns, weights)
+        weighted = witness(columns, weights)
+        bound = largest_refuted(
+            self.load, self.problem.slots, self.problem.max_replicas, weighted, self.bound, self._ceiling()
+        )
+        self._prove(bound, "pairing_lp", [weighted])
+        return weights
 
     def _descend(self) -> None:
         """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
@@ -262,14 +272,16 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.counts, self.makespan = counts, makespan
 
-    def _improve(self) -> None:
+    def _improve(self, steps: int = _ANNEALING, patience: int = 3) -> None:
+        """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed = self.counts, self.limits.seed
+            begin, seed, left = self.counts, self.limits.seed, self.limits.left
+            kept = 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
             self._accept(
                 stoppable(
-                    lambda stop: anneal(self.load, begin, self.problem, target, _ANNEALING, seed, stop=stop),
-                    self.limits.deadline,
+                    lambda stop: anneal(self.load, begin, self.problem, target, steps, seed, patience, stop),
+                    self.limits.deadline - kept,
                 )
             )
 
@@ -286,7 +298,7 @@ class _LayerSearch:
         while columns is not None:
             if self._late():
                 return _Left(columns, [], self.counts, rounds)
-            weights = relax(columns, self.limits.deadline)
+            weights = self._weigh(columns)
             rounds.append(witness(columns, weights))
             possible = exclude(columns, weights)
             if not possible.any():

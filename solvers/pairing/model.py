@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from moeopt._kernel import kernel
 from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,12 @@ MARGIN = 1e-9
 """Sizes are compared in float64; the threshold searched exceeds the one claimed by this, relatively."""
 
 _WEIGHT_SCALE = 2.0**30
+
+_RESOLUTION = 1e-7
+"""Relative precision of the largest threshold that given weights refute."""
+
+_TINY = 1e-12
+"""Relative to the threshold; more than all roundings of a size or a difference of sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +184,6 @@ def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[
     return cost - cheapest[columns.expert] <= slack * share
 
 
-def excess(columns: Columns, weights: Integers) -> float:
-    """By how many slots the weighted mean of the rows exceeds ``num_slots``, at least."""
-    cost = columns.count * _replica_cost(columns, weights)
-    least = int(np.minimum.reduceat(cost, columns.first).sum())
-    return least / max(int(weights.sum()), 1) - columns.num_slots
-
-
 def cheapest(columns: Columns, weights: Integers) -> NDArray[np.intp]:
     """Column of every expert that adds least to the weighted sum of the rows."""
     order = np.lexsort((columns.count * _replica_cost(columns, weights), columns.expert))
@@ -203,3 +203,61 @@ def witness(columns: Columns, weights: Integers) -> dict[str, list[Any]]:
     points = np.append(2 * columns.threshold, columns.points - columns.threshold * MARGIN / 2)
     used = np.flatnonzero(weights)
     return {"points": [float(points[i]) for i in used], "weights": [int(weights[i]) for i in used]}
+
+
+def largest_refuted(
+    load: Floats, num_slots: int, cap: int, weighted: dict[str, list[Any]], low: float, high: float
+) -> float:
+    """Largest threshold from ``low`` to ``high`` that one ``witness`` refutes, by bisection; ``low`` if none.
+
+    Weights are valid whatever the threshold, and what the cheapest counts cost only falls as it
+    rises: more counts are allowed, and fewer sizes exceed T - v. O(experts * cap) a step.
+    """
+    order = np.argsort(weighted["points"])
+    points, weights = np.array(weighted["points"])[order], np.array(weighted["weights"], dtype=np.int64)[order]
+    limit = num_slots * int(weights.sum())
+
+    def refuted(threshold: float) -> bool:
+        return bool(_refuted(load, cap, threshold, points, weights, limit))
+
+    if refuted(high):
+        return high
+    finest = _RESOLUTION * high
+    if not refuted(low + finest):
+        return low
+    while high - low > finest:
+        middle = (low + high) / 2
+        low, high = (middle, high) if refuted(middle) else (low, middle)
+    return low
+
+
+@kernel
+def _refuted(load, cap, threshold, points, weights, limit):  # type: ignore[no-untyped-def]
+    """Whether the cheapest counts within ``threshold`` cost more than ``limit``; points rise; roundings cost less."""
+    tiny = threshold * _TINY
+    every = always = total = 0
+    for i in range(points.size):
+        every += weights[i]
+        if points[i] > threshold + tiny:
+            always += weights[i]
+    for expert in range(load.size):
+        first = max(int(np.ceil(load[expert] / (threshold + tiny))), 1)
+        if first > cap:
+            return True
+        reached, exceeded, above, passed = every, every, points.size, 0
+        least = (every + 1) * 2 * cap  # more than any count costs
+        for count in range(first, cap + 1):  # sizes fall, so each pointer goes one way
+            size = load[expert] / count
+            while above > 0 and points[above - 1] > size - tiny:
+                above -= 1
+                reached -= weights[above]
+            while passed < points.size and points[passed] <= threshold - size + tiny:
+                exceeded -= weights[passed]
+                passed += 1
+            least = min(least, count * (reached + exceeded))
+            if count * always >= least:  # so any more copies cost, too
+                break
+        total += least
+        if total > limit:
+            return True
+    return False

@@ -145,6 +145,15 @@ def decode_like(seed, num_experts=48):
     return np.random.default_rng(seed).lognormal(8, 0.7, (1, num_experts)).astype(np.int64)
 
 
+@pytest.mark.parametrize("time_limit", [0.0, 0.001, 0.002, 0.005, 0.01, 0.02])
+def test_a_climb_cut_off_at_any_moment_keeps_a_bound_that_holds(time_limit):
+    loads = np.ceil(np.random.default_rng(1).lognormal(8, 1.5, 20)).astype(int).tolist()
+    found = configuration_bound(loads, 8, 3, time_limit=time_limit)
+    assert sum(loads) / 8 * (1 - 1e-8) <= found.value == found.certificate["threshold"]
+    assert found.value <= configuration_bound(loads, 8, 3).value * (1 + 1e-5)
+    assert holds(found.certificate, loads, 8, 3)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_three_slots_a_gpu_end_with_an_honest_status_and_a_bound_below_the_makespan(seed):
     problem = PlacementProblem(decode_like(seed), num_gpus=18, num_slots=54)
