@@ -17,7 +17,7 @@ from moeopt.methods import refusal
 from moeopt.placement import Placement, as_placement
 from moeopt.policies import NEVER, ONCE, Policy, standard_policies
 from moeopt.problem import PlacementProblem
-from moeopt.serving import Run, Served
+from moeopt.serving import PolicyRun, Served
 from moeopt.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def serve(
         policies = standard_policies(usual_waits(steps.num_windows - warmup))
     chosen = with_baselines(policies)
     _refuse(chosen, problem)
-    run = Run(steps, warmup, pose, dispatch, reference)
+    run = PolicyRun(steps, warmup, pose, dispatch, reference)
     served = tuple(run.serve(policy, progress) for policy in chosen)
     return Replay(steps, warmup, num_gpus, dispatch, served, run.per_step_bound())
 

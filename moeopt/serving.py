@@ -59,7 +59,7 @@ class Served:
 
 
 @dataclass
-class Run:
+class PolicyRun:
     """A trace and the rules under which policies are run over it.
 
     Parameters
