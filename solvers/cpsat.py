@@ -116,17 +116,21 @@ def solve_layer(
     if problem.splits:
         limits = replace(limits, gap=max(limits.gap, _FLOW_GAP))
     solver = solver_within(limits)
+    if problem.splits:  # without the linear relaxation the bound creeps up by single units of flow
+        solver.parameters.linearization_level = 2
     if log is not None:
         solver.parameters.log_search_progress = True
         solver.parameters.log_to_stdout = False
         solver.log_callback = log
-    status = cancellable(lambda: solver.solve(model.cp), solver.stop_search)
+    closed = _Closed(model, known) if problem.splits else None
+    status = cancellable(lambda: solver.solve(model.cp, closed), solver.stop_search)
     if status == cp_model.MODEL_INVALID:
         return Solution(problem, stop=Stop.ERROR, note=f"CP-SAT: {solver.status_name()}")
     if status == cp_model.INFEASIBLE:
         return Solution(problem, stop=Stop.INFEASIBLE)
     bound = Bound.of_layer(model.lower_bound(solver.best_objective_bound), "cpsat")
-    stop = Stop.DONE if status == cp_model.OPTIMAL else Stop.TIME_LIMIT
+    done = status == cp_model.OPTIMAL or (closed is not None and closed.reached)
+    stop = Stop.DONE if done else Stop.TIME_LIMIT
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Solution(problem, bound=bound, stop=stop)
     placement = Placement(model.phy2log(solver), problem.num_experts, problem.num_gpus)
@@ -134,6 +138,22 @@ def solve_layer(
         return Solution(problem, placement, bound, stop)
     except PlacementError as error:  # loads are rounded down, so a GPU may exceed a ceiling by that rounding
         return Solution(problem, bound=bound, stop=stop, note=f"CP-SAT's placement exceeds the ceiling: {error}")
+
+
+class _Closed(cp_model.CpSolverSolutionCallback):
+    """Ends the search where the best split of the hosts found meets the bound known, whatever flows it has yet."""
+
+    def __init__(self, model: CpModel, known: Solution) -> None:
+        super().__init__()
+        self.model, self.known, self.reached = model, known, False
+
+    def on_solution_callback(self) -> None:
+        """Score the hosts exactly: of their flows the last units can take for ever."""
+        problem = self.model.problem
+        placement = Placement(self.model.phy2log(self), problem.num_experts, problem.num_gpus)
+        self.reached = bool(Solution(problem, placement, self.known.bound, tolerance=self.known.tolerance).is_optimal)
+        if self.reached:
+            self.stop_search()
 
 
 def solver_within(limits: Limits) -> cp_model.CpSolver:
@@ -339,7 +359,7 @@ class CpModel:
         value = Fraction(whole) / self.scale
         return float(value) if Fraction(float(value)) <= value else math.nextafter(float(value), 0.0)
 
-    def phy2log(self, solver: cp_model.CpSolver) -> np.ndarray:
+    def phy2log(self, solver: cp_model.CpSolver | cp_model.CpSolverSolutionCallback) -> np.ndarray:
         """The placement that the solver found."""
         copies = np.zeros((self.problem.num_gpus, self.problem.num_experts), dtype=np.int64)
         for e, row in enumerate(self.copies):
