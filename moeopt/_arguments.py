@@ -39,6 +39,13 @@ def seconds(name: str, value: Any, *, zero: bool = False) -> float | None:
     return number
 
 
+def nodes_and_groups(nodes: int | None, groups: int | None) -> tuple[int, int]:
+    """Return numbers of nodes and groups, 1 and 1 where neither is given; one alone is refused."""
+    if (nodes is None) != (groups is None):
+        raise InputError("nodes and groups belong together: groups of experts that live wholly on one node")
+    return (1, 1) if nodes is None or groups is None else (nodes, groups)
+
+
 def fraction(name: str, value: Any) -> float:
     """Return a finite number >= 0, such as a relative tolerance."""
     number = real(name, value)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from moeopt import metrics
+from moeopt._arguments import nodes_and_groups
 from moeopt._text import printable
 from moeopt.checkup import check
 from moeopt.errors import InputError, TraceError
@@ -23,7 +24,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
 from moeopt.traces.engines import engine_named, write_placement
 from moeopt.traces.loads_out import write_trace
-from moeopt.traces.placements import Rows, read_rows
+from moeopt.traces.placements import read_rows
 from moeopt.traces.read import read_trace
 from moeopt.traces.trace import Trace
 
@@ -70,7 +71,7 @@ def plan_file(
     """
     recorded = _read(trace, layer_ids, reading)
     load = _numbered_for(recorded, trace, layer_ids, engine, model_layers)
-    num_nodes, num_groups = _nodes_and_groups(nodes, groups)
+    num_nodes, num_groups = nodes_and_groups(nodes, groups)
     if expert_bytes is not None and reference is None:
         raise InputError("expert_bytes needs a reference placement to count transfers from")
     there = None if reference is None else _placement(reference, load, gpus)
@@ -124,7 +125,7 @@ def check_file(
     """
     recorded = _read(trace, layer_ids, reading)
     load = recorded.total()
-    num_nodes, num_groups = _nodes_and_groups(nodes, groups)
+    num_nodes, num_groups = nodes_and_groups(nodes, groups)
     placement = _placement(file, load, gpus, engine)
     try:
         found = check(load, placement, num_nodes=num_nodes, num_groups=num_groups, engine=engine, solver=solver)
@@ -182,7 +183,7 @@ def convert_file(
     engine_named(engine)
     rows = read_rows(file, experts, gpus)
     ids = tuple(layer_ids or rows.numbers or range(rows.placement.num_layers))
-    placement = _picked(file, rows, ids)
+    placement = rows.picked(ids)
     if trace is not None:
         placement = placement.fill(PlacementProblem(_loads_of(trace, ids), gpus, placement.num_slots))
     write_placement(out, placement, engine, layer_ids=ids, model_layers=model_layers)
@@ -256,20 +257,7 @@ def _placement(path: File, load: LoadMatrix, gpus: int, engine: str | None = Non
                 f"layer_ids must say which of the {count} rows of {printable(path)} the {load.num_layers} layers of "
                 f"{load.source} are, which it counts from 0"
             )
-    return _picked(path, rows, load.layer_ids)
-
-
-def _picked(path: File, rows: Rows, layer_ids: tuple[int, ...]) -> Placement:
-    try:
-        return rows.picked(layer_ids)
-    except TraceError as error:
-        raise TraceError(f"{printable(path)}: {error}") from None
-
-
-def _nodes_and_groups(nodes: int | None, groups: int | None) -> tuple[int, int]:
-    if (nodes is None) != (groups is None):
-        raise InputError("nodes and groups belong together")
-    return nodes or 1, groups or 1
+    return rows.picked(load.layer_ids)
 
 
 def _written(out: File, engine: str, layer_ids: Sequence[int], model_layers: int | None) -> str:

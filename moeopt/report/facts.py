@@ -57,8 +57,7 @@ class Arguments:
             check.integer("jobs", self.jobs, 1)
             if self.cluster is not None:
                 raise InputError("jobs and cluster exclude each other: layers run on this machine or on the cluster")
-        if (self.nodes is None) != (self.groups is None):
-            raise InputError("nodes and groups belong together: groups of experts that live wholly on one node")
+        check.nodes_and_groups(self.nodes, self.groups)
         if self.reference is not None and self.reference_trace is not None:
             raise InputError(
                 "reference and reference_trace exclude each other: the placement in force is read from a file, "

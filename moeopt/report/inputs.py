@@ -10,7 +10,7 @@ from typing import Any
 
 from moeopt._text import printable
 from moeopt.balancers.eplb import eplb
-from moeopt.errors import InputError, TraceError
+from moeopt.errors import InputError
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -73,10 +73,7 @@ def read_reference(
     rows = read_rows(path, load.num_experts, num_gpus)
     if rows.numbers is None and not rows.shared and rows.placement.num_layers == len(all_layers):
         return rows.placement[[all_layers.index(layer) for layer in load.layer_ids]]
-    try:
-        return rows.picked(load.layer_ids)
-    except TraceError as error:
-        raise TraceError(f"{printable(path)}: {error}") from None
+    return rows.picked(load.layer_ids)
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,7 @@ def read_placement(
     num_experts, num_gpus = integer("num_experts", num_experts, 1), integer("num_gpus", num_gpus, 1)
     ids = None if layer_ids is None else checked_ids(layer_ids, len(layer_ids))
     rows = read_rows(path, num_experts, num_gpus)
-    try:
-        return rows.placement if ids is None else rows.picked(ids)
-    except TraceError as error:
-        raise TraceError(f"{printable(path)}: {error}") from None
+    return rows.placement if ids is None else rows.picked(ids)
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,8 @@ class Rows:
 
     Parameters
     ----------
+    file
+        The file's name, for messages.
     placement
         All rows of the file, in order.
     numbers
@@ -79,6 +78,7 @@ class Rows:
         Whether its only row stands for every layer.
     """
 
+    file: str
     placement: Placement
     numbers: tuple[int, ...] | None = None
     shared: bool = False
@@ -93,7 +93,8 @@ class Rows:
         place = {number: row for row, number in enumerate(self.numbers or range(rows))}
         missing = [layer for layer in layer_ids if layer not in place]
         if missing:
-            raise TraceError(f"has {rows} rows and none for layer {missing[0]}; {len(layer_ids)} layers are wanted")
+            wanted = f"{len(layer_ids)} layers are wanted"
+            raise TraceError(f"{self.file}: has {rows} rows and none for layer {missing[0]}; {wanted}")
         return self.placement[[place[layer] for layer in layer_ids]]
 
 
@@ -102,7 +103,8 @@ def read_rows(path: str | os.PathLike[str], num_experts: int, num_gpus: int) -> 
     content = read_whole(path)
     try:
         phy2log, numbers = _phy2log(content, num_experts, num_gpus)
-        return Rows(Placement(phy2log, num_experts, num_gpus), numbers, np.ndim(phy2log) == 1)
+        placement = Placement(phy2log, num_experts, num_gpus)
+        return Rows(printable(path), placement, numbers, np.ndim(phy2log) == 1)
     except InputError as error:
         raise TraceError(f"{printable(path)}: {error}") from None
 
