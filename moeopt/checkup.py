@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeopt import bounds, metrics
-from moeopt.bounds import Bound
+from moeopt import bounds
 from moeopt.placement import Placement
-from moeopt.planning import gap_line, shape_line
+from moeopt.planning import Judged, gap_line, shape_line
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
 from moeopt.traces.engines import refuse_unloadable
 
 
 @dataclass(frozen=True, eq=False)
-class Checkup:
+class Checkup(Judged):
     """A valid placement, held against what is possible.
 
     Parameters
@@ -31,20 +29,6 @@ class Checkup:
     bound
         What is proven about the makespan of every layer.
     """
-
-    problem: PlacementProblem
-    placement: Placement
-    bound: Bound
-
-    @property
-    def imbalance(self) -> NDArray[np.float64]:
-        """``[layers]`` max / mean GPU load."""
-        return metrics.imbalance(metrics.gpu_load(self.problem.load, self.placement))
-
-    @property
-    def gap(self) -> NDArray[np.float64]:
-        """``[layers]`` how far the placement is above the best possible, at most."""
-        return metrics.gap(metrics.makespan(metrics.gpu_load(self.problem.load, self.placement)), self.bound.value)
 
     @property
     def empty_slots(self) -> int:

@@ -24,7 +24,26 @@ Method = Callable[[PlacementProblem], Placement | Solution]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Judged:
+    """A placement of a problem, held against what is proven about the makespan of every layer."""
+
+    problem: PlacementProblem
+    placement: Placement
+    bound: Bound
+
+    @property
+    def imbalance(self) -> NDArray[np.float64]:
+        """``[layers]`` max / mean GPU load with this placement."""
+        return metrics.imbalance(metrics.gpu_load(self.problem.load, self.placement))
+
+    @property
+    def gap(self) -> NDArray[np.float64]:
+        """``[layers]`` how far the placement is above the best possible, at most."""
+        return metrics.gap(_makespan(self.problem, self.placement), self.bound.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan(Judged):
     """A placement to load, held against what was there before and against what is possible.
 
     Parameters
@@ -42,9 +61,6 @@ class Plan:
         What was decided on the way, a sentence each.
     """
 
-    problem: PlacementProblem
-    placement: Placement
-    bound: Bound
     moves_bound: Bound | None = None
     notes: tuple[str, ...] = ()
 
@@ -57,16 +73,6 @@ class Plan:
     def imbalance_before(self) -> NDArray[np.float64]:
         """``[layers]`` max / mean GPU load that these loads have without the plan."""
         return metrics.imbalance(metrics.gpu_load(self.problem.load, self.before))
-
-    @property
-    def imbalance(self) -> NDArray[np.float64]:
-        """``[layers]`` max / mean GPU load with the plan."""
-        return metrics.imbalance(metrics.gpu_load(self.problem.load, self.placement))
-
-    @property
-    def gap(self) -> NDArray[np.float64]:
-        """``[layers]`` how far the plan is above the best possible, at most."""
-        return metrics.gap(metrics.makespan(metrics.gpu_load(self.problem.load, self.placement)), self.bound.value)
 
     @property
     def moves(self) -> NDArray[np.int64]:
