@@ -13,13 +13,13 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from moeopt._arguments import shown
-from moeopt._stop import cancellable
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
 from moeopt.splitting import least_makespans, whole_flows
+from solvers.cp_solver import Closed, solved, solver_within
 from solvers.drive import Hint, Limits, Progress, drive
 from solvers.formulation import LayerModel, build, layer_model, slots_from_copies, start_values
 
@@ -122,8 +122,8 @@ def solve_layer(
         solver.parameters.log_search_progress = True
         solver.parameters.log_to_stdout = False
         solver.log_callback = log
-    closed = _Closed(model, known) if problem.splits else None
-    status = cancellable(lambda: solver.solve(model.cp, closed), solver.stop_search)
+    closed = Closed(model, known) if problem.splits else None
+    status = solved(solver, model.cp, closed)
     if status == cp_model.MODEL_INVALID:
         return Solution(problem, stop=Stop.ERROR, note=f"CP-SAT: {solver.status_name()}")
     if status == cp_model.INFEASIBLE:
@@ -138,35 +138,6 @@ def solve_layer(
         return Solution(problem, placement, bound, stop)
     except PlacementError as error:  # loads are rounded down, so a GPU may exceed a ceiling by that rounding
         return Solution(problem, bound=bound, stop=stop, note=f"CP-SAT's placement exceeds the ceiling: {error}")
-
-
-class _Closed(cp_model.CpSolverSolutionCallback):
-    """Ends the search where the best split of the hosts found meets the bound known, whatever flows it has yet."""
-
-    def __init__(self, model: CpModel, known: Solution) -> None:
-        super().__init__()
-        self.model, self.known, self.reached = model, known, False
-
-    def on_solution_callback(self) -> None:
-        """Score the hosts exactly: of their flows the last units can take for ever."""
-        problem = self.model.problem
-        placement = Placement(self.model.phy2log(self), problem.num_experts, problem.num_gpus)
-        self.reached = bool(Solution(problem, placement, self.known.bound, tolerance=self.known.tolerance).is_optimal)
-        if self.reached:
-            self.stop_search()
-
-
-def solver_within(limits: Limits) -> cp_model.CpSolver:
-    """Return CP-SAT, set to the limits of a layer."""
-    solver = cp_model.CpSolver()
-    parameters = solver.parameters
-    parameters.num_workers = limits.workers
-    parameters.random_seed = limits.seed
-    parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
-    parameters.catch_sigint_signal = False
-    if math.isfinite(limits.left):
-        parameters.max_time_in_seconds = limits.left
-    return solver
 
 
 class CpModel:

@@ -17,7 +17,6 @@ from ortools.sat.python import cp_model
 
 from moeopt import metrics
 from moeopt._arguments import integer
-from moeopt._stop import cancellable
 from moeopt.balancers import scenario_search
 from moeopt.balancers.start import as_start
 from moeopt.bounds import Bound, steps_bound
@@ -26,7 +25,8 @@ from moeopt.methods import even_split, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, SolveStatus, Stop, decide
-from solvers.cpsat import CpModel, solver_within
+from solvers.cp_solver import solved, solver_within
+from solvers.cpsat import CpModel
 from solvers.drive import MOST_JOBS, Limits, interchangeable
 from solvers.formulation import LayerModel, build, canonical, useful_counts
 
@@ -202,7 +202,7 @@ def _searched(known: StepsSolution, limits: Limits) -> StepsSolution:
     if limits.late or not model.build(limits):
         return replace(known, stop=(Stop.TIME_LIMIT,))
     solver = solver_within(limits)
-    status = cancellable(lambda: solver.solve(model.cp), solver.stop_search)
+    status = solved(solver, model.cp)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.UNKNOWN):
         return replace(known, stop=(Stop.ERROR,), note=(f"CP-SAT: {solver.status_name()}",))
     bound = known.bound.join(Bound.of_layer(model.lower_bound(solver.best_objective_bound), "cpsat"))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
-from moeopt._stop import cancellable
+from solvers.cp_solver import solved
 from solvers.drive import Limits
 from solvers.pairing.model import Columns
 
@@ -63,7 +63,7 @@ def decide(columns: Columns, hint: NDArray[np.int64], seconds: float, effort: fl
     solver.parameters.catch_sigint_signal = False
     if seconds < math.inf:
         solver.parameters.max_time_in_seconds = seconds
-    status = cancellable(lambda: solver.solve(model), solver.stop_search)
+    status = solved(solver, model)
     if status == cp_model.INFEASIBLE:
         return Verdict(infeasible=True)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

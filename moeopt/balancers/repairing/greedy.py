@@ -6,7 +6,7 @@ import numpy as np
 
 from moeopt._kernel import kernel
 from moeopt._stop import raised
-from moeopt.balancers.repairing.cycles import cheapest_cycle, cycle_cost, new_paths, survey, turn
+from moeopt.balancers.repairing.cycles import cheapest_cycle, cycle_cost, turn
 from moeopt.balancers.repairing.kernels import (
     FREE,
     TINY,
@@ -19,6 +19,7 @@ from moeopt.balancers.repairing.kernels import (
     taken_over,
     together,
 )
+from moeopt.balancers.repairing.paths import new_paths, survey
 
 _LEAST_COST = -2
 
