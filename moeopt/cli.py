@@ -254,6 +254,12 @@ def benchmark(context: typer.Context) -> None:
     raise typer.Exit(subprocess.call([sys.executable, str(BENCHMARK), *context.args]))
 
 
+def script(name: str, arguments: Sequence[str]) -> int:
+    """Run the sub-command of a script, ``scripts/gap_report.py`` for ``gap_report``; see :func:`exit_code`."""
+    command = ("python", f"scripts/{name}.py", *arguments)
+    return exit_code(app, [name.replace("_", "-"), *arguments], "moeopt", command)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``moeopt``; see :func:`exit_code`."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]

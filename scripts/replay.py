@@ -13,12 +13,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit code: 0; 1 if a claim was found to be wrong; 2 for unusable input; 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        from moeopt.cli import app  # here, so that Ctrl-C during the import is caught, too
-        from moeopt.exit_codes import exit_code
+        from moeopt.cli import script  # here, so that Ctrl-C during the import is caught, too
     except KeyboardInterrupt:
         return 130
-    command = ("python", "scripts/replay.py", *arguments)
-    return exit_code(app, ["replay", *arguments], "moeopt", command)
+    return script("replay", arguments)
 
 
 if __name__ == "__main__":
