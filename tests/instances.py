@@ -46,3 +46,14 @@ INSTANCES: dict[str, Instance] = {
     "nothing to move": Instance(_one([4, 4, 1, 1], 2, reference=[[0, 2, 1, 3]], max_makespan=5.0), 0),
     "a ceiling too low": Instance(_one([4, 4, 1, 1], 2, reference=[[0, 1, 2, 3]], max_makespan=4.9), None),
 }
+
+SMALL_RULES = {
+    "partition": (3, 6, 6, {}),
+    "replicated": (2, 4, 6, {}),
+    "two slots each": (3, 4, 6, {}),
+    "no colocation": (3, 4, 6, {"allow_colocated": False}),
+    "empty slots": (2, 4, 6, {"allow_empty_slots": True}),
+    "empty slots, no colocation": (3, 4, 6, {"allow_empty_slots": True, "allow_colocated": False}),
+    "nodes and groups": (4, 4, 8, {"num_nodes": 2, "num_groups": 2}),
+}
+"""GPUs, experts, slots and rules small enough to look at every placement."""

@@ -6,18 +6,8 @@ import numpy as np
 
 from moeopt import PlacementProblem
 from moeopt.traces import Trace
+from tests.instances import SMALL_RULES
 from tests.oracles import keeps_groups, layouts
-
-RULES = {
-    "partition": (3, 6, 6, {}),
-    "replicated": (2, 4, 6, {}),
-    "two slots each": (3, 4, 6, {}),
-    "no colocation": (3, 4, 6, {"allow_colocated": False}),
-    "empty slots": (2, 4, 6, {"allow_empty_slots": True}),
-    "empty slots, no colocation": (3, 4, 6, {"allow_empty_slots": True, "allow_colocated": False}),
-    "nodes and groups": (4, 4, 8, {"num_nodes": 2, "num_groups": 2}),
-}
-"""GPUs, experts, slots and rules small enough to look at every placement."""
 
 
 def steps_of(rng, steps, experts, layers=1):
@@ -29,7 +19,7 @@ def steps_of(rng, steps, experts, layers=1):
 
 def stepped(rules, seed, steps=5, **limits):
     """A problem of one layer under the rules of that name."""
-    gpus, experts, slots, switches = RULES[rules]
+    gpus, experts, slots, switches = SMALL_RULES[rules]
     windows = steps_of(np.random.default_rng(seed), steps, experts)
     return PlacementProblem(Trace(windows), gpus, slots, **switches, **limits)
 

@@ -9,7 +9,8 @@ from moeopt import InputError, PlacementProblem, bounds, metrics
 from moeopt.balancers import eplb, scenario_search, search
 from moeopt.bounds.steps import _from_multipliers, blocks, mean_of_steps, pair_lp, steps_bound
 from moeopt.traces import Trace
-from tests.steps_oracle import RULES, least_cost, least_partition, stepped, steps_of
+from tests.instances import SMALL_RULES
+from tests.steps_oracle import least_cost, least_partition, stepped, steps_of
 
 ROUNDING = 1e-12
 
@@ -20,7 +21,7 @@ def every_bound(problem):
     return found | {"mean": mean_of_steps(problem), "pair_lp": pair_lp(problem), "best": steps_bound(problem).value}
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", SMALL_RULES)
 @pytest.mark.parametrize("unit", [1, 1 / 3, pytest.param(1e9, marks=pytest.mark.slow)])
 def test_no_placement_of_a_small_layer_costs_less(rules, unit):
     for seed in range(4):

@@ -11,18 +11,9 @@ from moeopt.balancers.repair import bring_home, repair, repaired
 from moeopt.errors import NoPlacementError
 from moeopt.traces.synthetic import generate
 from solvers import solve_brute_force
+from tests.instances import SMALL_RULES
 
-RULES = {
-    "partition": (3, 6, 6, {}),
-    "replicated": (2, 4, 6, {}),
-    "two slots each": (3, 4, 6, {}),
-    "no colocation": (3, 4, 6, {"allow_colocated": False}),
-    "empty slots": (2, 4, 6, {"allow_empty_slots": True}),
-    "empty slots, no colocation": (3, 4, 6, {"allow_empty_slots": True, "allow_colocated": False}),
-    "nodes and groups": (4, 4, 8, {"num_nodes": 2, "num_groups": 2}),
-    "groups of one": (2, 4, 6, {"num_nodes": 2, "num_groups": 4}),
-}
-"""GPUs, experts, slots and rules small enough for brute force."""
+RULES = SMALL_RULES | {"groups of one": (2, 4, 6, {"num_nodes": 2, "num_groups": 4})}
 
 
 def _makespan(problem, placement):

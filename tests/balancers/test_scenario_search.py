@@ -9,7 +9,8 @@ import pytest
 from moeopt import InputError, Placement, PlacementError, PlacementProblem, UnsupportedError, metrics
 from moeopt.balancers import contiguous, eplb, local_search, scenario_search, search
 from moeopt.traces import Trace
-from tests.steps_oracle import RULES, least_cost, least_partition, stepped, steps_of
+from tests.instances import SMALL_RULES
+from tests.steps_oracle import least_cost, least_partition, stepped, steps_of
 
 ROUNDING = 1e-9
 
@@ -18,7 +19,7 @@ def cost(problem, placement):
     return metrics.step_makespans(problem.steps, placement).sum(axis=0)
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", SMALL_RULES)
 def test_small_layers_of_every_rule_come_within_a_part_in_a_thousand_of_the_optimum(rules):
     for seed in range(2):
         problem = stepped(rules, seed)
@@ -132,7 +133,7 @@ def drifted(rules, seed, max_moves):
     return stepped(rules, seed, reference=search(stepped(rules, seed + 50)), max_moves=max_moves)
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", SMALL_RULES)
 @pytest.mark.parametrize("max_moves", [0, 1, 2])
 def test_within_one_or_two_moves_no_swap_or_replacement_is_better(rules, max_moves):
     for seed in range(2):
@@ -156,7 +157,7 @@ def test_on_eight_gpus_no_swap_or_replacement_is_better_either(drifting, max_mov
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", SMALL_RULES)
 def test_within_a_few_moves_small_layers_come_near_the_optimum(rules):
     for seed in range(2):
         problem = drifted(rules, seed, 3)

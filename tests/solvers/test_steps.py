@@ -12,10 +12,11 @@ from moeopt.metrics import step_makespans
 from moeopt.traces import Trace
 from solvers import solve_steps
 from solvers.steps import MAX_ENTRIES
-from tests.steps_oracle import RULES, least_cost, least_partition, stepped, steps_of
+from tests.instances import SMALL_RULES
+from tests.steps_oracle import least_cost, least_partition, stepped, steps_of
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("rules", SMALL_RULES)
 @pytest.mark.parametrize("unit", [1, pytest.param(0.37, marks=pytest.mark.slow)])
 def test_small_layers_of_every_rule_are_proven_optimal(rules, unit):
     problem = stepped(rules, 0)
