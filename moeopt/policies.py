@@ -19,7 +19,7 @@ from moeopt.errors import InputError
 from moeopt.picking import pick_methods
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import Solution
+from moeopt.solution import placement_of
 
 FEW_MOVES = (1, 2, 8)
 """Moves per layer and plan of the standard policies that mend the placement in force, minding all steps."""
@@ -113,9 +113,7 @@ def relabelled(method: Method) -> Method:
     """Return ``method`` with the GPUs of its placement renamed so that the most copies stay put (``relabel``)."""
 
     def named(problem: PlacementProblem) -> Placement:
-        found = method(problem)
-        placement = found.placement if isinstance(found, Solution) else found
-        return relabel(problem, start=placement)
+        return relabel(problem, start=placement_of(method(problem)))
 
     named.__name__ = f"relabelled {_name_of(method)}"
     return named

@@ -104,6 +104,7 @@ class Replay:
         once = costs.get(ONCE.name)
         half = self.num_steps // 2
         means = self.means.sum(axis=1)
+        per_step_bound = metrics.step_ratio(self.per_step_bound, self.means)
         rows = []
         for one in self.served:
             cost = costs[one.policy.name]
@@ -119,7 +120,7 @@ class Replay:
                 "step_ratio": step_ratio,
                 "ci": ci,
                 "hindsight": one.hindsight / float(means.sum()) if means.sum() else 1.0,
-                "per_step_bound": metrics.step_ratio(self.per_step_bound, self.means),
+                "per_step_bound": per_step_bound,
                 "moves": moves,
                 "moves_per_layer_step": moves / (self.num_steps * self.trace.num_layers),
                 "transfers": sum(int(plan.transfers.sum()) for plan in one.plans),
@@ -246,10 +247,8 @@ def replay(
     True
     """
     price, second = prices(move_price, expert_bytes, bandwidth, layer_step_seconds)
-    if charge_planning and second is None:
-        raise InputError("charge_planning needs layer_step_seconds, to tell seconds in steps")
+    charged = charged_second(second, charge_planning)
     found = serve(trace, policies, num_gpus, num_slots, dispatch=dispatch, warmup=warmup, reference=reference, **rules)
-    charged = second if charge_planning and second is not None else 0.0
     table = found.table(price, second_price=charged, competition=competition)
     table.attrs |= {"move_price": price, "second_price": charged, "dispatch": dispatch, "warmup": found.warmup}
     return table
@@ -283,6 +282,21 @@ def prices(
         lacking = [name for name, value in named.items() if value is None]
         raise InputError(f"expert_bytes, bandwidth and layer_step_seconds belong together; {lacking[0]} is missing")
     return expert_bytes / bandwidth * second, second
+
+
+def charged_second(second: float | None, charge_planning: bool) -> float:
+    """Return what a second of planning costs, in balanced layer-steps, given its price: 0 unless it is charged.
+
+    Raises
+    ------
+    InputError
+        If planning is to be charged and the price of a second is not known.
+    """
+    if not charge_planning:
+        return 0.0
+    if second is None:
+        raise InputError("charge_planning needs layer_step_seconds, to tell seconds in steps")
+    return second
 
 
 def serve(

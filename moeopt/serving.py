@@ -15,7 +15,7 @@ from moeopt.methods import refusal
 from moeopt.placement import Placement
 from moeopt.policies import Policy, near_optimum
 from moeopt.problem import PlacementProblem
-from moeopt.solution import Solution
+from moeopt.solution import placement_of
 from moeopt.traces.trace import Trace
 
 Floats = NDArray[np.float64]
@@ -155,9 +155,7 @@ class PolicyRun:
             begun = time.perf_counter()
             found = method(problem)
             seconds = time.perf_counter() - begun
-            placement = found.placement if isinstance(found, Solution) else found
-            if not isinstance(placement, Placement):
-                raise InputError(f"returned {type(found).__name__} without a placement")
+            placement = placement_of(found)
             problem.check(placement)
         except InputError as error:
             raise type(error)(f"policy {policy.name!r} before step {step}: {error}") from None

@@ -15,7 +15,7 @@ from moeopt.compare import Method
 from moeopt.errors import InputError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import Solution
+from moeopt.solution import Solution, placement_of
 from moeopt.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ class SlotBudget:
 
     def step_ratios(self, steps: Any, dispatch: str = "even") -> tuple[float, float]:
         """Step ratio (see ``metrics``) of the dealing and of equal numbers on ``steps [steps, layers, experts]``."""
-        costs = [metrics.step_makespans(steps, placement, dispatch).sum(axis=0) for placement in self.placements]
-        found = np.array(costs)
-        means = metrics.step_means(steps, self.problem.num_gpus).sum(axis=0)
-        layers = np.arange(self.problem.num_layers)
-        rows = (np.searchsorted(self.options, slots) for slots in (self.slots, np.full(len(layers), self.equal)))
-        dealt, equal = (metrics.step_ratio(found[row, layers], means) for row in rows)
-        return dealt, equal
+        means = metrics.step_means(steps, self.problem.num_gpus)
+        makespans = {  # of numbers that no layer has, nothing need be scored
+            slots: metrics.step_makespans(steps, self.placements[self.options.index(slots)], dispatch)
+            for slots in {self.equal, *self.slots.tolist()}
+        }
+        dealt = np.stack([makespans[slots][:, layer] for layer, slots in enumerate(self.slots.tolist())], axis=1)
+        return metrics.step_ratio(dealt, means), metrics.step_ratio(makespans[self.equal], means)
 
     def table(self) -> pd.DataFrame:
         """Return a row per layer: slots and imbalance as dealt, imbalance with equal numbers."""
@@ -251,10 +251,10 @@ def slots_curve(
     means = metrics.step_means(trace.windows, num_gpus)
     for slots in num_slots:
         problem = PlacementProblem(trace[:warmup], num_gpus, slots, **rules)
-        answer = method(problem)
-        placement = answer.placement if isinstance(answer, Solution) else answer
-        if placement is None:
-            raise InputError(f"method found no placement with num_slots={slots}")
+        try:
+            placement = placement_of(method(problem))
+        except InputError as error:
+            raise InputError(f"num_slots={slots}: method {error}") from None
         for dispatch in dispatches:
             makespans = metrics.step_makespans(trace.windows, placement, dispatch)
             rows.append(

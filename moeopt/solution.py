@@ -335,6 +335,20 @@ def stack(problem: PlacementProblem, parts: Sequence[Solution]) -> Solution:
     )
 
 
+def placement_of(answer: Placement | Solution | Any) -> Placement:
+    """Return the placement that a method has answered with.
+
+    Raises
+    ------
+    InputError
+        If there is none; says what there was, as the rest of a sentence that the method's name begins.
+    """
+    placement = answer.placement if isinstance(answer, Solution) else answer
+    if not isinstance(placement, Placement):
+        raise InputError(f"returned {type(answer).__name__} without a placement")
+    return placement
+
+
 def decide(has_placement: bool, gap: float, stop: Stop, tolerance: float) -> SolveStatus:
     """Decide a layer's status: the one place where that is done.
 

@@ -13,13 +13,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from moeopt import metrics
+from moeopt._arguments import nodes_and_groups
 from moeopt._text import printable
 from moeopt.balancers.scenario_search import scenario_search
 from moeopt.compare import Method
-from moeopt.errors import InputError
+from moeopt.dispatch import RULES
 from moeopt.policies import parse_policy, standard_policies
 from moeopt.problem import PlacementProblem
-from moeopt.replay import Replay, prices, serve, usual_waits, usual_warmup
+from moeopt.replay import Replay, charged_second, prices, serve, usual_waits, usual_warmup
 from moeopt.report.facts import TraceRecord
 from moeopt.report.files import MANIFEST, check_folder, manifest, write
 from moeopt.report.inputs import read_reference
@@ -51,8 +52,6 @@ COMPETITION_PRICE = 0.3
 
 GENERATED_STEPS = 96
 
-DISPATCHES = ("even", "random", "local", "optimal")
-
 
 @dataclass(frozen=True)
 class Worth:
@@ -64,6 +63,7 @@ class Worth:
     usual_price: bool
     curve: pd.DataFrame
     budget: SlotBudget
+    budget_told: str
     gb_per_slot: float | None
     heading: str
 
@@ -133,12 +133,10 @@ def replay_report(
     InputError
         For unusable arguments or input, before anything is written.
     """
-    if (nodes is None) != (groups is None):
-        raise InputError("nodes and groups belong together: groups of experts that live wholly on one node")
+    num_nodes, num_groups = nodes_and_groups(nodes, groups)
     usual = move_price is None and bandwidth is None
     price, second = prices(COMPETITION_PRICE if usual else move_price, expert_bytes, bandwidth, layer_step_seconds)
-    if charge_planning and second is None:
-        raise InputError("charge_planning needs layer_step_seconds, to tell seconds in steps")
+    charged = charged_second(second, charge_planning)
     check_folder(out, () if trace is None else (trace,))
     recorded, all_layers, record = _read(trace, layers, seed, reading)
     in_force = None if reference is None else read_reference(reference, recorded.total(), all_layers, gpus)
@@ -148,7 +146,7 @@ def replay_report(
     policies = [parse_policy(text, methods) for text in policy] or None
     if policies is None and (every is not None or window is not None):
         policies = standard_policies(every or usual_waits(len(recorded) - usual_warmup(len(recorded), warmup)), window)
-    rules: dict[str, Any] = {"num_nodes": nodes or 1, "num_groups": groups or 1}
+    rules: dict[str, Any] = {"num_nodes": num_nodes, "num_groups": num_groups}
     with _progress(quiet) as progress:
         found = serve(
             recorded, policies, gpus, slots,
@@ -156,9 +154,9 @@ def replay_report(
         )  # fmt: skip
         seen = PlacementProblem(recorded[: found.warmup], gpus, slots, **rules)
         progress("slots", 0)
-        curve = slots_curve(recorded, gpus, dispatches=DISPATCHES, method=scenario_search, warmup=found.warmup, **rules)
+        curve = slots_curve(recorded, gpus, dispatches=RULES, method=scenario_search, warmup=found.warmup, **rules)
         budget = slot_budget(seen, slots * recorded.num_layers)
-    charged = second if charge_planning and second is not None else 0.0
+        told = budget_words(budget, found)
     worth = Worth(
         replay=found,
         table=found.table(price, second_price=charged, competition=competition),
@@ -166,6 +164,7 @@ def replay_report(
         usual_price=usual,
         curve=curve,
         budget=budget,
+        budget_told=told,
         gb_per_slot=None if expert_bytes is None else expert_bytes * recorded.num_layers / 1e9,
         heading=f"{recorded.source}: {slots} slots on {gpus} GPUs",
     )
@@ -194,12 +193,12 @@ def _read(
         origin = f"generated, preset decode, seed {seed}: its drift in time is synthetic"
     else:
         recorded, origin = read_trace(trace, **reading), printable(Path(trace).name, 80)
-    every = recorded.layer_ids
+    all_layers = recorded.layer_ids
     if layers is not None:
-        rows = layer_rows(every, recorded.source, layers)
-        ids = tuple(every[row] for row in rows)
+        rows = layer_rows(all_layers, recorded.source, layers)
+        ids = tuple(all_layers[row] for row in rows)
         recorded = replace(recorded, windows=recorded.windows[:, rows], layer_ids=ids)
-    return recorded, every, TraceRecord.of(recorded.total(), origin, recorded.sha256, recorded.note)
+    return recorded, all_layers, TraceRecord.of(recorded.total(), origin, recorded.sha256, recorded.note)
 
 
 @contextmanager
@@ -256,7 +255,7 @@ def document(worth: Worth, facts: Mapping[str, Any]) -> str:
         markdown(SLOTS_HEADINGS, slots_cells(worth.curve, replay.num_gpus, worth.gb_per_slot)),
         "![redundant slots by dispatch rule](figures/slots.png)",
         "## Which layers should get them",
-        budget_words(worth.budget, replay),
+        worth.budget_told,
         "![slots per layer](figures/slot_budget.png)",
         "## How to reproduce",
         f"    {shlex.join(facts['command'])}" if facts["command"] else "Called from Python.",
@@ -306,5 +305,5 @@ def _show(worth: Worth, out: str | os.PathLike[str]) -> None:
     rows = [[row[column] for column in shown] for row in cells(worth.table)]
     console.print(terminal(worth.heading, ON_SCREEN, rows))
     console.print(slots_words(worth.curve, worth.replay.dispatch), markup=False)
-    console.print(budget_words(worth.budget, worth.replay), markup=False)
+    console.print(worth.budget_told, markup=False)
     console.print(f"written: {Path(out) / 'replay.md'}", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moeopt.dispatch import RULES
 from moeopt.policies import NEVER, ONCE
 from moeopt.replay import Replay
 from moeopt.slots import SlotBudget
@@ -28,7 +29,7 @@ COMPETITION = "60 s score"
 ENOUGH = 0.005
 """Share of expert time that is not worth more slots."""
 
-SLOTS_HEADINGS = ("slots", "per GPU", "GB per GPU", "even", "random", "local", "optimal")
+SLOTS_HEADINGS = ("slots", "per GPU", "GB per GPU", *RULES)
 
 ALL_RULES = (
     "`even`: every copy takes the same share; `random`: each token picks a copy; `local`: a GPU that holds a copy "
@@ -195,7 +196,7 @@ def slots_cells(curve: pd.DataFrame, num_gpus: int, gb_per_slot: float | None) -
             str(slots),
             str(slots // num_gpus),
             "-" if gb_per_slot is None else f"{slots / num_gpus * gb_per_slot:.1f}",
-            *(f"{row[name]:.4f}" for name in SLOTS_HEADINGS[3:]),
+            *(f"{row[name]:.4f}" for name in RULES),
         ]
         for slots, row in wide.iterrows()
     ]
