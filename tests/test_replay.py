@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from moeopt import InputError, Placement, PlacementError, PlacementProblem, balancers, replay
+from moeopt import InputError, Placement, PlacementError, PlacementProblem, Solution, balancers, replay
 from moeopt.balancers import contiguous, eplb, repair
 from moeopt.policies import METHODS, NEVER, Policy, keep, parse_policy, relabelled, standard_policies
 from moeopt.replay import prices, serve, usual_waits, with_baselines
@@ -213,6 +213,12 @@ def test_a_relabelled_method_moves_less_for_the_same_balance(trace):
     assert sum(plan.moves.sum() for plan in named.plans) < sum(plan.moves.sum() for plan in plain.plans)
     assert np.allclose(named.makespans, plain.makespans)
     assert named.policy.name == "relabelled eplb every 6"
+
+
+def test_a_relabelled_method_without_a_placement_is_named(trace):
+    nothing = Policy(relabelled(lambda problem: Solution(problem)), name="mine")
+    with pytest.raises(InputError, match="policy 'mine' before step 6: returned Solution without a placement"):
+        replay(trace, [ONCE, nothing], 4, 16, warmup=6)
 
 
 def test_standard_policies_have_names_of_their_own():
