@@ -100,8 +100,8 @@ def moves_bound(problem: PlacementProblem, *, time_limit: float | None = None, t
     """
     if problem.reference is None or problem.max_makespan is None:
         raise InputError("moves_bound needs a problem with reference and max_makespan")
-    if max(problem.slots_per_gpu, problem.reference.slots_per_gpu) > MAX_SLOTS:
-        raise UnsupportedError(f"moves_bound takes at most {MAX_SLOTS} slots per GPU, not {problem.slots_per_gpu}")
+    if reason := too_many_slots(problem):
+        raise UnsupportedError(f"moves_bound {reason}")
     value = np.full(problem.num_layers, np.nan)
     certificates: list[dict[str, Any] | None] = [None] * problem.num_layers
     for i in range(problem.num_layers):
@@ -111,6 +111,12 @@ def moves_bound(problem: PlacementProblem, *, time_limit: float | None = None, t
             value[i], certificates[i] = found
     source = tuple("" if certificate is None else "copy_prices" for certificate in certificates)
     return Bound(value, source, tuple(certificates))
+
+
+def too_many_slots(problem: PlacementProblem) -> str:
+    """Say why the pricing does not take a problem, or nothing."""
+    most = max(placed.slots_per_gpu for placed in (problem, problem.reference) if placed is not None)
+    return "" if most <= MAX_SLOTS else f"takes at most {MAX_SLOTS} slots per GPU, not {most}"
 
 
 def _bound_layer(problem: PlacementProblem, goal: float, time_limit: float) -> tuple[int, dict[str, Any]] | None:

@@ -12,9 +12,9 @@ from moeopt.bounds import Bound
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, Solution, Stop
-from solvers import configuration, cpsat, milp, pairing, window_cover
+from solvers import configuration, cpsat, milp, moves_cover, pairing, window_cover
 from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, interchangeable, known_before, work
-from solvers.moves_bound import MAX_SLOTS, moves_bound
+from solvers.moves_bound import moves_bound, too_many_slots
 
 _SEARCH_SHARE = 0.3
 """Share of a layer's time limit that the longer search may take before exact methods have their turn."""
@@ -137,7 +137,7 @@ def few_slots(problem: PlacementProblem, known: Solution, limits: Limits) -> Sol
 def _no_prices(problem: PlacementProblem) -> str:
     if problem.objective != "moves":
         return "are on moves"
-    return "" if problem.slots_per_gpu <= MAX_SLOTS else f"take at most {MAX_SLOTS} slots per GPU"
+    return "are the first step of covers" if not refusal(moves_cover.solve_layer, problem) else too_many_slots(problem)
 
 
 @refuses(lambda problem: "needs three slots per GPU or more" if problem.slots_per_gpu < 3 else refusal(search, problem))
@@ -170,6 +170,7 @@ RUNGS: tuple[LayerMethod, ...] = (
     hottest_gpus,
     few_slots,
     longer_search,
+    moves_cover.solve_layer,
     copy_prices,
     pairing.solve_layer,
     configuration.solve_layer,

@@ -14,6 +14,7 @@ from moeopt.verify import bounds, moves
 from moeopt.verify.configuration import configuration_lp
 from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, copies_by_gpu, exact, exact_layer, short
+from moeopt.verify.moves_cover import moves_cover
 from moeopt.verify.pairing import pairing_lp
 from moeopt.verify.split import split_makespan
 from moeopt.verify.window_cover import window_cover
@@ -29,7 +30,7 @@ CHECKS = {
         "configuration_lp": configuration_lp,
         "window_cover": window_cover,
     },
-    "moves": {**moves.ON_MOVES, "copy_prices": copy_prices},
+    "moves": {**moves.ON_MOVES, "copy_prices": copy_prices, "moves_cover": moves_cover},
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 

@@ -34,7 +34,7 @@ def window_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]
     budget = layer.num_gpus * limit - sum(layer.loads)
     if budget >= 0:
         sets = _sets(sorted(layer.loads), layer.slots_per_gpu, limit, limit - budget)
-        if _Covers(layer.num_experts, layer.slots_per_gpu).exists(sets, budget, layer.num_gpus):
+        if Covers(layer.num_experts, layer.slots_per_gpu).exists(sets, budget, layer.num_gpus):
             raise Rejected("a placement stays below the certificate's threshold")
 
 
@@ -61,7 +61,7 @@ def _sets(loads: list[int], size: int, most: int, least: int) -> Sets:
     return sorted(found)
 
 
-class _Covers:
+class Covers:
     """The search for sets that hold every expert once."""
 
     def __init__(self, num_experts: int, size: int) -> None:

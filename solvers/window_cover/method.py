@@ -169,7 +169,7 @@ class _LayerSearch:
 
     def _cover(self, threshold: int, stop: Flag) -> bool | None:
         budget = self.gpus * threshold - self.total
-        members = np.empty((MAX_SETS, self.slots), dtype=np.uint8)
+        members = np.empty((MAX_SETS, self.slots), dtype=np.uint16)
         slack = np.empty(MAX_SETS, dtype=np.int64)
         count = list_sets(self.load, self.slots, threshold - budget, threshold, members, slack, stop)
         if count < 0:

@@ -54,23 +54,20 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
     The slacks of a cover add up to ``budget``. ``table`` (zeros) remembers experts that, once covered, leave no
     cover; they fix the slack left, so that this holds whatever sets cover them. ``work[0]`` sets may be looked at.
     """
-    gpus, slots = cover.size, members.shape[1]
-    low, high = np.zeros(slack.size, dtype=np.uint64), np.zeros(slack.size, dtype=np.uint64)
+    gpus, slots, experts = cover.size, members.shape[1], cover.size * members.shape[1]
+    words = table.shape[1]
     one, word = np.uint64(1), np.uint64(63)
+    mask = np.zeros((slack.size, words), dtype=np.uint64)
     for i in range(slack.size):
         for expert in members[i]:
-            bit = one << (np.uint64(expert) & word)
-            if expert < 64:
-                low[i] |= bit
-            else:
-                high[i] |= bit
+            mask[i, expert >> 6] |= one << (np.uint64(expert) & word)
     alive = np.empty((gpus + 1) * slack.size, dtype=np.int32)
     first, last = np.zeros(gpus + 1, dtype=np.int64), np.zeros(gpus + 1, dtype=np.int64)
     left = np.zeros(gpus + 1, dtype=np.int64)
-    low_done, high_done = np.zeros(gpus + 1, dtype=np.uint64), np.zeros(gpus + 1, dtype=np.uint64)
+    done = np.zeros((gpus + 1, words), dtype=np.uint64)
     rarest, position = np.zeros(gpus, dtype=np.int64), np.zeros(gpus, dtype=np.int64)
-    often = np.zeros(gpus * slots, dtype=np.int64)
-    fewest, most = np.zeros(gpus * slots, dtype=np.int64), np.zeros(gpus * slots, dtype=np.int64)
+    often = np.zeros(experts, dtype=np.int64)
+    fewest, most = np.zeros(experts, dtype=np.int64), np.zeros(experts, dtype=np.int64)
     for i in range(slack.size):
         alive[i] = i
     last[0], left[0], depth = slack.size, budget, 0
@@ -88,9 +85,8 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
                     most[expert] = slack[alive[a]]
                     often[expert] += 1
             best, lowest, highest = -1, 0, 0
-            for expert in range(often.size):
-                done = low_done[depth] if expert < 64 else high_done[depth]
-                if (done >> (np.uint64(expert) & word)) & one == 0:
+            for expert in range(experts):
+                if (done[depth, expert >> 6] >> (np.uint64(expert) & word)) & one == 0:
                     lowest += fewest[expert]
                     highest += most[expert]
                     if best < 0 or often[expert] < often[best]:
@@ -112,27 +108,22 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
                         end += 1
                 last[depth] = end
             fresh = False
-        expert = np.uint64(rarest[depth])
+        expert = rarest[depth]
         a = position[depth] + 1
-        while a < last[depth]:
-            mask = low[alive[a]] if expert < 64 else high[alive[a]]
-            if (mask >> (expert & word)) & one:
-                break
+        while a < last[depth] and (mask[alive[a], expert >> 6] >> (np.uint64(expert) & word)) & one == 0:
             a += 1
         position[depth] = a
-        spot = _spot(low_done[depth], high_done[depth], table.shape[0])
         if a == last[depth]:
-            table[spot, 0], table[spot, 1] = low_done[depth], high_done[depth]
+            table[_spot(done[depth], table.shape[0])] = done[depth]
             depth -= 1
             continue
         one_set = alive[a]
         cover[depth] = one_set
-        lower, higher = low_done[depth] | low[one_set], high_done[depth] | high[one_set]
         rest, need = left[depth] - slack[one_set], gpus - depth - 1
         if need == 0:
             return 1
-        spot = _spot(lower, higher, table.shape[0])
-        if table[spot, 0] == lower and table[spot, 1] == higher:
+        done[depth + 1] = done[depth] | mask[one_set]
+        if (table[_spot(done[depth + 1], table.shape[0])] == done[depth + 1]).all():
             continue
         work[0] -= last[depth] - first[depth]
         end = last[depth]
@@ -140,20 +131,31 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
             other = alive[b]
             if slack[other] > rest:
                 break
-            if (low[other] & low[one_set]) | (high[other] & high[one_set]) == 0:
+            if _disjoint(mask[other], mask[one_set]):
                 alive[end] = other
                 end += 1
         if end - last[depth] < need:
             continue
         depth += 1
         first[depth], last[depth], left[depth] = last[depth - 1], end, rest
-        low_done[depth], high_done[depth] = lower, higher
         fresh = True
     return 0
 
 
 @kernel
-def _spot(low, high, size):  # type: ignore[no-untyped-def]
+def _disjoint(a, b):  # type: ignore[no-untyped-def]
+    """Whether two sets have no expert in common."""
+    common = np.uint64(0)
+    for i in range(a.size):
+        common |= a[i] & b[i]
+    return common == 0
+
+
+@kernel
+def _spot(done, size):  # type: ignore[no-untyped-def]
     """Where the table remembers a set of experts."""
-    mixed = low * np.uint64(0x9E3779B97F4A7C15) ^ high * np.uint64(0xC2B2AE3D27D4EB4F)
-    return np.int64((mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(32)) % size
+    mixed = np.uint64(0)
+    for part in done:
+        mixed = (mixed ^ part) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return np.int64(mixed * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(32)) % size
