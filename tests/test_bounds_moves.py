@@ -8,7 +8,8 @@ from moeopt import PlacementProblem, metrics
 from moeopt.balancers import search
 from moeopt.bounds.moves import arrivals_needed, copies_needed, makespan_within_moves, regrouping_needed
 from moeopt.verify import moves as verify_moves
-from moeopt.verify.layer import Rejected, exact_layer
+from moeopt.verify.layer import Rejected
+from moeopt.verify.solution import exact_layer
 from solvers import solve_brute_force
 from tests.instances import INSTANCES
 from tests.moves_oracle import REPLICATED, SHAPES, ceilings, random_problem

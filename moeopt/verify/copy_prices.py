@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moeopt.verify.layer import ExactLayer, Rejected, Undecided, integer, integers
 
-MAX_SLOTS, MAX_GRID, MAX_PRICE = 64, 1 << 16, 1 << 40
-"""Slots per GPU, grid, and price beyond which nothing is decided: all sums stay far below 2**60."""
+MAX_SLOTS, MAX_GRID, MAX_STEPS = 64, 1 << 16, 50_000_000
+"""Slots per GPU, grid, and contents looked at, in parts; beyond nothing is decided."""
 
-IMPOSSIBLE = -(1 << 61)
-"""Worth of contents that there are not."""
-
-Table = NDArray[np.int64]
+Front = list[tuple[int, int]]
+"""Size and worth of contents that are worth more than every lighter one, both rising; empty where there are none."""
 
 
 def copy_prices(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -33,7 +30,7 @@ def copy_prices(layer: ExactLayer, value: Fraction, certificate: dict[str, Any])
     if unit < 1 or grid < 1 or ceiling <= 0:
         raise Rejected("'unit', 'grid' and the ceiling must be above 0")
     held = max(sum(gpu.values()) for gpu in layer.reference)
-    if max(layer.slots_per_gpu, held) > MAX_SLOTS or grid > MAX_GRID or unit > MAX_PRICE:
+    if max(layer.slots_per_gpu, held) > MAX_SLOTS or grid > MAX_GRID:
         raise Undecided("the contents of GPUs take too long to check")
     counts = _counts(layer, certificate, ceiling)
     keep, bring = _prices(layer, certificate, counts)
@@ -46,10 +43,11 @@ def copy_prices(layer: ExactLayer, value: Fraction, certificate: dict[str, Any])
         _cheapest(row, [prices for gpu in keep for expert, prices in gpu if expert == e], bring[e])
         for e, row in enumerate(counts)
     )
-    worth = _worth_of_arrivals(sizes, bring, unit, layer.slots_per_gpu, grid)
+    contents = _Contents(sizes, grid)
+    arrivals = contents.of_arrivals(bring, unit, layer.slots_per_gpu)
     for gpu in keep:
-        best = _best_content(gpu, sizes, worth, layer, grid)
-        if best < IMPOSSIBLE // 2:  # nothing keeps the ceiling
+        best = contents.best(gpu, arrivals, layer.allow_empty_slots)
+        if best is None:  # nothing keeps the ceiling
             return
         total -= best
     if -(-total // unit) < value:
@@ -86,8 +84,6 @@ def _prices(
     lengths += [(len(row), len(prices)) for row, prices in zip(counts, bring, strict=True)]
     if any(classes - 1 != prices for classes, prices in lengths):
         raise Rejected("every class of counts needs a price")
-    if any(abs(price) > MAX_PRICE for row in rows + bring for price in row):
-        raise Undecided("prices are too large to check")
     return keep, bring
 
 
@@ -110,40 +106,53 @@ def _cheapest(counts: list[int], keep: list[list[int]], bring: list[int]) -> int
     return best
 
 
-def _worth_of_arrivals(sizes: list[list[int]], bring: list[list[int]], unit: int, slots: int, grid: int) -> list[Table]:
-    """Most that exactly 0, 1, .. ``slots`` arrivals are worth within every capacity up to ``grid``."""
-    single: dict[int, int] = {}
-    for row, prices in zip(sizes, bring, strict=True):
-        for size, price in zip(row, prices, strict=True):
-            if size <= grid:
-                single[size] = max(single.get(size, IMPOSSIBLE), price - unit)
-    worth = [np.zeros(grid + 1, dtype=np.int64)]
-    for _ in range(slots):
-        more = np.full(grid + 1, IMPOSSIBLE, dtype=np.int64)
-        best = IMPOSSIBLE
-        for size in sorted(single):
-            if single[size] > best:  # else a smaller one is worth as much
-                best = single[size]
-                np.maximum(more[size:], worth[-1][: grid + 1 - size] + best, out=more[size:])
-        worth.append(more)
-    return worth
+class _Contents:
+    """The contents of a GPU that weigh at most ``grid``, built copy by copy."""
 
+    def __init__(self, sizes: list[list[int]], grid: int) -> None:
+        self.sizes, self.grid, self.steps = sizes, grid, 0
 
-def _best_content(
-    copies: list[tuple[int, list[int]]], sizes: list[list[int]], worth: list[Table], layer: ExactLayer, grid: int
-) -> int:
-    """Most that a GPU's content is worth: copies of its own, in any class each, and arrivals."""
-    slots = layer.slots_per_gpu
-    value = np.full((slots + 1, grid + 1), IMPOSSIBLE, dtype=np.int64)  # by number of copies that stay, and capacity
-    value[0] = 0
-    for expert, prices in copies:
-        raised = value.copy()
-        for size, price in zip(sizes[expert], prices, strict=True):
-            if size <= grid:
-                np.maximum(raised[1:, size:], value[:-1, : grid + 1 - size] + price, out=raised[1:, size:])
-        value = raised
-    return max(
-        int((value[stay] + worth[arrive][::-1]).max())
-        for stay in range(slots + 1)
-        for arrive in range(0 if layer.allow_empty_slots else slots - stay, slots - stay + 1)
-    )
+    def of_arrivals(self, bring: list[list[int]], unit: int, slots: int) -> list[Front]:
+        """Contents of exactly 0, 1, .. ``slots`` arrivals, each worth its price less a move."""
+        single = self._front(
+            (size, price - unit)
+            for row, prices in zip(self.sizes, bring, strict=True)
+            for size, price in zip(row, prices, strict=True)
+        )
+        fronts: list[Front] = [[(0, 0)]]
+        for _ in range(slots):
+            fronts.append(self._front((a + size, b + worth) for size, worth in single for a, b in fronts[-1]))
+        return fronts
+
+    def best(self, copies: list[tuple[int, list[int]]], arrivals: list[Front], may_be_empty: bool) -> int | None:
+        """Most that a GPU's content is worth: copies of its own, in any class each, and arrivals; None without any."""
+        slots = len(arrivals) - 1
+        fronts: list[Front] = [[(0, 0)], *([] for _ in range(slots))]  # by number of copies that stay
+        for expert, prices in copies:
+            classes = list(zip(self.sizes[expert], prices, strict=True))
+            added = [
+                self._front((a + size, b + price) for size, price in classes for a, b in front) for front in fronts[:-1]
+            ]
+            fronts[1:] = [self._front([*front, *more]) for front, more in zip(fronts[1:], added, strict=True)]
+        found = [
+            worth + others[last][1]
+            for stay, front in enumerate(fronts)
+            for others in (arrivals[: slots - stay + 1] if may_be_empty else arrivals[slots - stay : slots - stay + 1])
+            for size, worth in front
+            if (last := bisect_right(others, self.grid - size, key=lambda content: content[0]) - 1) >= 0
+        ]
+        return max(found, default=None)
+
+    def _front(self, contents: Iterable[tuple[int, int]]) -> Front:
+        best: dict[int, int] = {}
+        for size, worth in contents:
+            self.steps += 1
+            if size <= self.grid and (size not in best or worth > best[size]):
+                best[size] = worth
+        if self.steps > MAX_STEPS:
+            raise Undecided("the contents of GPUs take too long to check")
+        front: Front = []
+        for size in sorted(best):
+            if not front or best[size] > front[-1][1]:
+                front.append((size, best[size]))
+        return front

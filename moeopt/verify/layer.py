@@ -1,13 +1,12 @@
-"""One layer in exact integers, read from a problem as plain data: what the checks of ``moeopt.verify`` work on."""
+"""One layer in exact integers, and what is claimed about it: what the checks of ``moeopt.verify`` work on."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
-
-from moeopt.problem import PlacementProblem
 
 
 class Rejected(Exception):
@@ -82,29 +81,37 @@ class ExactLayer:
         return most if self.allow_colocated else min(most, self.num_gpus // self.num_nodes)
 
 
-def exact_layer(problem: PlacementProblem, layer: int) -> ExactLayer:
-    """Read one layer of ``problem``; integers and floats are taken at their exact values."""
-    loads = [Fraction(value) for value in problem.load.values[layer].tolist()]
-    scale = math.lcm(*{load.denominator for load in loads})
-    hierarchical = problem.num_nodes > 1 and problem.num_groups > 1
-    reference = None
-    if problem.reference is not None:
-        reference = copies_by_gpu(problem.reference.phy2log[layer].tolist(), problem.num_gpus)
-    assert problem.num_slots is not None
-    return ExactLayer(
-        loads=[load.numerator * (scale // load.denominator) for load in loads],
-        scale=scale,
-        num_gpus=problem.num_gpus,
-        slots_per_gpu=problem.num_slots // problem.num_gpus,
-        num_nodes=problem.num_nodes if hierarchical else 1,
-        num_groups=problem.num_groups if hierarchical else 1,
-        allow_colocated=problem.allow_colocated,
-        allow_empty_slots=problem.allow_empty_slots,
-        reference=reference,
-        max_moves=problem.max_moves,
-        ceiling=None if problem.max_makespan is None else Fraction(problem.highest_makespan.tolist()[layer]),
-        splits=problem.split == "optimal" and problem.num_slots > len(loads),
-    )
+@dataclass(frozen=True)
+class Claim:
+    """What is said about a layer and can be checked; None or "" where nothing is said.
+
+    Parameters
+    ----------
+    slots
+        Expert of every slot, -1 where it is empty.
+    makespan, moves, objective
+        Of that placement, in tokens and moves; may be rounded as floats are.
+    bound, source, certificate
+        The lower bound on the objective, at its exact value, what found it, and what proves it.
+    status
+        Name of a ``SolveStatus``.
+    """
+
+    slots: list[int] | None = None
+    makespan: float | Fraction | None = None
+    moves: float | Fraction | None = None
+    objective: float | Fraction | None = None
+    bound: float | Fraction | None = None
+    source: str = ""
+    certificate: Any = None
+    status: str = ""
+
+
+def whole_loads(loads: Iterable[float]) -> tuple[list[int], int]:
+    """Return loads at their exact values in units that make all of them whole, and how many units a token has."""
+    exact_loads = [Fraction(load) for load in loads]
+    scale = math.lcm(*{load.denominator for load in exact_loads})
+    return [load.numerator * (scale // load.denominator) for load in exact_loads], scale
 
 
 def copies_by_gpu(slots: list[int], num_gpus: int) -> list[dict[int, int]]:
@@ -132,11 +139,11 @@ def number(certificate: dict[str, Any], key: str) -> Fraction:
 
 
 def exact(value: object, name: str) -> Fraction:
-    """Return a finite integer or float at its exact value, or reject it by ``name``."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole and not (isinstance(value, float) and math.isfinite(value)):
+    """Return a finite number at its exact value, or reject it by ``name``."""
+    known = isinstance(value, int | float | Fraction) and not isinstance(value, bool)
+    if not known or (isinstance(value, float) and not math.isfinite(value)):
         raise Rejected(f"{name} is not a finite number")
-    assert isinstance(value, int | float)
+    assert isinstance(value, int | float | Fraction)
     return Fraction(value)
 
 

@@ -10,7 +10,8 @@ from moeopt import InputError, PlacementProblem, UnsupportedError, metrics
 from moeopt.balancers import eplb, search
 from moeopt.bounds.moves import arrivals_needed
 from moeopt.verify.copy_prices import copy_prices
-from moeopt.verify.layer import Rejected, exact_layer
+from moeopt.verify.layer import Rejected
+from moeopt.verify.solution import exact_layer
 from solvers.moves_bound import moves_bound
 from tests.moves_oracle import REPLICATED, SHAPES, random_problem
 from tests.oracles import outcomes
