@@ -1,6 +1,7 @@
 """The yardstick for Mixture-of-Experts expert placement."""
 
 from moeopt.bounds import Bound
+from moeopt.certificates import write_certificates
 from moeopt.compare import compare
 from moeopt.eplb_api import rebalance_experts
 from moeopt.errors import (
@@ -14,6 +15,7 @@ from moeopt.errors import (
 )
 from moeopt.foreign import from_rebalance_experts
 from moeopt.front import MovesFront, moves_front
+from moeopt.instances import instance
 from moeopt.load import LoadMatrix
 from moeopt.migration import migration_rounds, migration_senders
 from moeopt.placement import Placement
@@ -45,6 +47,7 @@ __all__ = [
     "compare",
     "from_rebalance_experts",
     "gap_to_bound",
+    "instance",
     "migration_rounds",
     "migration_senders",
     "moves_front",
@@ -53,4 +56,5 @@ __all__ = [
     "slot_budget",
     "verify",
     "verify_bound",
+    "write_certificates",
 ]

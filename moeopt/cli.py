@@ -240,6 +240,21 @@ def check(
     print(told)
 
 
+@app.command()
+def submit(
+    instance: Annotated[str, Option(help="A name of docs/instances.md.")],
+    by: Annotated[str, Option(help="Who found it, and how, for the table.")],
+    file: Annotated[str | None, Argument(help="A placement, of any format that can be read.")] = None,
+    certificates: Annotated[str | None, Option(help="A bound with its proof, for docs/verify.py.")] = None,
+    records: Annotated[Path | None, Option(help="Folder of the records. [default: the checkout's]")] = None,
+) -> None:
+    """Submit a better placement or bound of a named instance: checked exactly, then written for a pull request."""
+    from moeopt.challenge import submit
+    from moeopt.records import RECORDS
+
+    print(submit(instance, file, certificates, by=by, records=records or RECORDS))
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def benchmark(context: typer.Context) -> None:
     """Measure speed, quality, cold start, memory and growth; needs a checkout of the repository."""

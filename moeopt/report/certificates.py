@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from moeopt.bounds import Bound, Certificate
+from moeopt.bounds import Bound
+from moeopt.certificates import SettingRecord, encoded, setting_record
 from moeopt.compare import against, reference_placement
 from moeopt.problem import PlacementProblem
-from moeopt.report.settings import title
+from moeopt.report.settings import placements_file, title
 from moeopt.report.study import Study
 from moeopt.solution import Solution
 from moeopt.verify import LayerVerdict, verify, verify_bound
@@ -31,32 +30,6 @@ class Certificates:
     content: bytes
     summary: str
     rejected: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """The shared bound of a layer, its verdict, and every method's exact makespan (or why it is rejected)."""
-
-    layer: int
-    lower_bound: str
-    bound_source: str
-    verdict: str
-    reason: str
-    placements: dict[str, str]
-    certificate: Certificate | None
-
-
-@dataclass(frozen=True)
-class SettingRecord:
-    """One setting, as far as an outsider needs it beside the loads."""
-
-    trace: str
-    num_gpus: int
-    num_slots: int
-    num_nodes: int
-    num_groups: int
-    loads_sha256: str
-    layers: tuple[LayerRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +75,10 @@ def certify(studies: Sequence[Study]) -> Certificates:
         summary += f"; moves: {moves.placements} placements, {moves.proven} bounds proven exactly"
     if rejected:
         summary += f"; REJECTED: {len(rejected)}"
-    return Certificates(_json([_record(done) for done in checked]), summary, tuple(rejected))
+    written = {id(study) for study in studies}
+    records = [_record(done, id(done.study) in written) for done in checked]
+    content = encoded(records, [done.study.problem.load for done in checked])
+    return Certificates(content, summary, tuple(rejected))
 
 
 def _check_moves(studies: Sequence[Study]) -> CheckedMoves:
@@ -183,42 +159,11 @@ def _equal(stated: Any, true: Fraction | float | None, slack: Fraction | float) 
     return abs(Fraction(float(stated)) - Fraction(true)) <= slack
 
 
-def _record(done: Checked) -> SettingRecord:
-    problem, bound = done.study.problem, done.study.known.bound
-    return SettingRecord(
-        trace=problem.load.source,
-        num_gpus=problem.num_gpus,
-        num_slots=problem.slots,
-        num_nodes=problem.num_nodes,
-        num_groups=problem.num_groups,
-        loads_sha256=hashlib.sha256(problem.load.values.tobytes()).hexdigest(),
-        layers=tuple(
-            LayerRecord(
-                layer=layer,
-                lower_bound=str(Fraction(float(bound.value[i]))),
-                bound_source=bound.source[i],
-                verdict=done.bound[i].bound,
-                reason=done.bound[i].reason,
-                placements={name: _told(found[i]) for name, found in done.methods.items()},
-                certificate=bound.certificate[i],
-            )
-            for i, layer in enumerate(problem.load.layer_ids)
-        ),
-    )
-
-
-def _told(verdict: LayerVerdict) -> str:
-    """Return the exact makespan of a placement, why it is rejected, or that there is none."""
-    if not verdict.ok:
-        return verdict.reason
-    return "none" if verdict.makespan is None else str(verdict.makespan)
-
-
-def _json(settings: Sequence[SettingRecord]) -> bytes:
-    """Write one layer a line."""
-    texts = []
-    for setting in settings:
-        head = json.dumps({name: value for name, value in vars(setting).items() if name != "layers"})
-        layers = ",\n".join(json.dumps(vars(layer)) for layer in setting.layers)
-        texts.append(f'{head[:-1]}, "layers": [\n{layers}\n]}}')
-    return ('{"settings": [\n' + ",\n".join(texts) + "\n]}\n").encode()
+def _record(done: Checked, written: bool) -> SettingRecord:
+    """Record a study; placements too, where they are ``written`` as files of the report."""
+    study = done.study
+    methods = done.methods if written else {}
+    files = {
+        name: placements_file(study.problem, name) for name in methods if study.runs[name].found.placement is not None
+    }
+    return setting_record(study.problem, study.known.bound, done.bound, methods, files=files)

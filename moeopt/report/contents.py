@@ -12,7 +12,7 @@ from moeopt.report.document import document
 from moeopt.report.facts import Facts
 from moeopt.report.files import CERTIFICATES, MANIFEST, manifest
 from moeopt.report.moves_tables import moves_table
-from moeopt.report.settings import label
+from moeopt.report.settings import placements_file
 from moeopt.report.study import Study
 from moeopt.report.tables import layer_table, summary_table
 from moeopt.traces.engines import encoded
@@ -31,9 +31,9 @@ def contents(
         for name, run in study.runs.items():
             if run.found.placement is not None:
                 placed = run.found.placement[run.found.solved]
-                files[f"placements/{label(study.problem)}_{name}.csv"] = _slots(placed)
+                files[placements_file(study.problem, name)] = _slots(placed)
         for name, placement in _migrations(study).items():
-            files[f"placements/{label(study.problem)}_moves_{name}.csv"] = _slots(placement)
+            files[placements_file(study.problem, f"moves_{name}")] = _slots(placement)
     if any(study.moves is not None for study in studies):
         table = moves_table(studies, facts.arguments.expert_bytes)
         files["moves.csv"] = table.to_csv(index=False, lineterminator="\n").encode()

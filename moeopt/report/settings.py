@@ -111,6 +111,11 @@ def label(problem: PlacementProblem) -> str:
     return f"{problem.load.source}_{problem.num_gpus}gpus_{problem.slots}slots"
 
 
+def placements_file(problem: PlacementProblem, method: str) -> str:
+    """Return the name of the file with a method's slots, in the report's folder."""
+    return f"placements/{label(problem)}_{method}.csv"
+
+
 def title(problem: PlacementProblem) -> str:
     """Return the setting in words, for headings."""
     nodes = f", {problem.num_groups} groups on {problem.num_nodes} nodes" if problem.hierarchical else ""

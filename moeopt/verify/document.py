@@ -137,7 +137,7 @@ def _above(objective: Fraction, bound: float | Fraction | None, verdict: LayerVe
     """How far an objective is above a bound that holds, or is said to."""
     if bound is None or bound <= 0 or verdict.bound not in (PROVEN, CLAIMED):
         return ""
-    return f", at most {float(100 * (objective / Fraction(bound) - 1)):.4f} % above the best possible"
+    return f", at most {short(round(100 * (objective / Fraction(bound) - 1), 4))} % above the best possible"
 
 
 def _entries(setting: dict[str, Any], rows: Any, folder: Path) -> Iterator[Entry]:
@@ -315,7 +315,3 @@ def _printable(text: object) -> str:
     """Return what came from outside without what a terminal would obey."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
     return shown if len(shown) <= 300 else f"{shown[:150]}...{shown[-150:]}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,159 @@
+"""``certificates.json``: loads, rules, placements and proofs, as far as an outsider needs them to check everything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from moeopt._files import write_whole
+from moeopt.bounds import Bound, Certificate
+from moeopt.load import LoadMatrix
+from moeopt.problem import PlacementProblem
+from moeopt.solution import Solution
+from moeopt.verify import LayerVerdict, verify
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The bound of a layer, its verdict, and every method's exact makespan (or why it is rejected).
+
+    ``slots`` has the placements that no file holds; ``reference`` and ``ceiling`` are of problems that count moves.
+    """
+
+    layer: int
+    lower_bound: str | None
+    bound_source: str
+    verdict: str
+    reason: str
+    placements: dict[str, str]
+    certificate: Certificate | None
+    slots: dict[str, list[int]] = field(default_factory=dict)
+    reference: list[int] | None = None
+    ceiling: str | None = None
+
+
+@dataclass(frozen=True)
+class SettingRecord:
+    """One setting; ``files`` has the placements of all its layers by method, beside the document."""
+
+    trace: str
+    num_gpus: int
+    num_slots: int
+    num_nodes: int
+    num_groups: int
+    allow_colocated: bool
+    allow_empty_slots: bool
+    split: str
+    max_moves: int | None
+    loads_sha256: str
+    files: dict[str, str]
+    layers: tuple[LayerRecord, ...]
+
+
+def setting_record(
+    problem: PlacementProblem,
+    bound: Bound,
+    verdicts: Sequence[LayerVerdict],
+    methods: Mapping[str, Sequence[LayerVerdict]],
+    slots: Mapping[str, Sequence[list[int]]] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> SettingRecord:
+    """Return what is to be written of one setting.
+
+    Parameters
+    ----------
+    problem, bound
+        Loads and rules, and what is proven about all placements.
+    verdicts
+        On the bound, per layer.
+    methods
+        Verdicts on every method's placement, per layer.
+    slots, files
+        Placements by method: ``[layers, slots]``, or the name of a CSV file with a row per placed layer.
+    """
+    limited = problem.max_moves is not None or problem.max_makespan is not None
+    return SettingRecord(
+        trace=problem.load.source,
+        num_gpus=problem.num_gpus,
+        num_slots=problem.slots,
+        num_nodes=problem.num_nodes,
+        num_groups=problem.num_groups,
+        allow_colocated=problem.allow_colocated,
+        allow_empty_slots=problem.allow_empty_slots,
+        split=problem.split,
+        max_moves=problem.max_moves,
+        loads_sha256=loads_sha256(problem.load),
+        files=dict(files or {}),
+        layers=tuple(
+            LayerRecord(
+                layer=layer,
+                lower_bound=None if math.isnan(bound.value[i]) else str(Fraction(float(bound.value[i]))),
+                bound_source=bound.source[i],
+                verdict=verdicts[i].bound,
+                reason=verdicts[i].reason,
+                placements={name: _told(found[i]) for name, found in methods.items()},
+                certificate=bound.certificate[i],
+                slots={name: rows[i] for name, rows in (slots or {}).items()},
+                reference=problem.reference.phy2log[i].tolist() if limited and problem.reference is not None else None,
+                ceiling=None if problem.max_makespan is None else str(Fraction(float(problem.highest_makespan[i]))),
+            )
+            for i, layer in enumerate(problem.load.layer_ids)
+        ),
+    )
+
+
+def encoded(
+    settings: Sequence[SettingRecord], loads: Iterable[LoadMatrix], head: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the document, one layer a line; ``head`` is what else it should say."""
+    parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (head or {}).items()]
+    rows = {loads_sha256(load): ",\n".join(map(json.dumps, load.values.tolist())) for load in loads}
+    told = ",\n".join(f'"{digest}": [\n{text}\n]' for digest, text in rows.items())
+    parts += [f'"loads": {{\n{told}\n}}', f'"settings": [\n{",".join(map(_setting, settings))}\n]']
+    return ("{" + ",\n".join(parts) + "}\n").encode()
+
+
+def certificates_json(solution: Solution, name: str, head: Mapping[str, Any] | None = None) -> bytes:
+    """Return the document of one solution, its placement under ``name``; every claim is checked once more."""
+    problem, verdicts = solution.problem, verify(solution.problem, solution).layers
+    placed = {} if solution.placement is None else {name: solution.placement.phy2log.tolist()}
+    record = setting_record(problem, solution.bound, verdicts, dict.fromkeys(placed, verdicts), placed)
+    return encoded([record], [problem.load], head)
+
+
+def write_certificates(path: str | os.PathLike[str], solution: Solution) -> Path:
+    """Write what an outsider needs to check ``solution`` again: loads, rules, placement, bounds and their proofs.
+
+    ``docs/verify.py`` reads the file, and so does ``moeopt submit``; the format stands in ``docs/certificates.md``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written; it is whole or as it was.
+    """
+    return write_whole(path, certificates_json(solution, "placement"))
+
+
+def loads_sha256(load: LoadMatrix) -> str:
+    """Hash of loads as little-endian 64-bit numbers, row by row."""
+    return hashlib.sha256(load.values.astype(load.values.dtype.newbyteorder("<")).tobytes()).hexdigest()
+
+
+def _told(verdict: LayerVerdict) -> str:
+    """Return the exact makespan of a placement, why it is rejected, or that there is none."""
+    if not verdict.ok:
+        return verdict.reason
+    return "none" if verdict.makespan is None else str(verdict.makespan)
+
+
+def _setting(record: SettingRecord) -> str:
+    head = json.dumps({name: value for name, value in vars(record).items() if name != "layers"})
+    layers = ",\n".join(json.dumps(vars(layer)) for layer in record.layers)
+    return f'{head[:-1]}, "layers": [\n{layers}\n]}}'
