@@ -89,7 +89,7 @@ INSTANCES: dict[str, Instance] = {
     "empty-256-on-144": Instance(256, 144, 288, 800, "5729b0cee43d550e", rules=_EMPTY),
     "within-8-moves-64-on-16": Instance(64, 16, 64, 400, "d26925ac7969661f", drift=200, rules={"max_moves": 8}),
     "within-32-moves-256-on-32": Instance(256, 32, 288, 700, "41388242723610e6", drift=200, rules={"max_moves": 32}),
-    "fewest-moves-64-on-16": Instance(64, 16, 64, 600, "048e0de07ba269e2", drift=200, above=50),
+    "fewest-moves-64-on-16": Instance(64, 16, 64, 400, "d26925ac7969661f", drift=200, above=50),
     "fewest-moves-256-on-32": Instance(256, 32, 288, 700, "41388242723610e6", drift=200, above=20),
     "split-32-on-8": Instance(32, 8, 40, 1000, "a5faab772b12c2d3", rules=_SPLIT),
     "split-256-on-32": Instance(256, 32, 288, 1000, "30e84f5ed3bb2ca9", rules=_SPLIT),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -62,15 +63,19 @@ class Record:
         """Exact makespan or moves of the placement; None without one."""
         return None if self.slots is None else checked(self.problem, Claim(slots=self.slots)).objective
 
-    def json(self) -> bytes:
-        """Return the record as a document that ``docs/verify.py`` checks; both claims are checked once more."""
+    @property
+    def solution(self) -> Solution:
+        """The record as any method takes it; the bound rounded down to a float."""
         bound = Bound.unknown(1)
         if self.bound is not None:
             bound = Bound([_rounded_down(self.bound)], (self.certificate["method"],), (self.certificate,))
-        solution = Solution(self.problem, None if self.slots is None else [self.slots], bound)
+        return Solution(self.problem, None if self.slots is None else [self.slots], bound)
+
+    def json(self) -> bytes:
+        """Return the record as a document that ``docs/verify.py`` checks; both claims are checked once more."""
         names = ("placed_by", "placed_on", "proved_by", "proved_on")
         head = {"instance": self.problem.load.source} | {name: getattr(self, name) for name in names}
-        return certificates_json(solution, "best known", head)
+        return certificates_json(self.solution, "best known", head)
 
 
 def checked(problem: PlacementProblem, claim: Claim) -> LayerVerdict:
@@ -121,9 +126,10 @@ def entries_for(problem: PlacementProblem, path: File) -> list[Entry]:
 
 def write_record(record: Record, folder: File = RECORDS) -> None:
     """Write a record and the page; each is whole or as it was."""
-    page = Path(folder).with_suffix(".md")
-    write_whole(Path(folder, f"{record.problem.load.source}.json"), record.json())
-    write_whole(page, with_table(page.read_text(), table(folder)))
+    name, page = record.problem.load.source, Path(folder).with_suffix(".md")
+    renewed = with_table(page.read_text(), table(folder, {name: record}))
+    write_whole(Path(folder, f"{name}.json"), record.json())
+    write_whole(page, renewed)
 
 
 def with_table(page: str, lines: str) -> str:
@@ -141,10 +147,10 @@ def with_table(page: str, lines: str) -> str:
     return f"{before}{begin}\n{lines}\n{end}{after}"
 
 
-def table(folder: File = RECORDS) -> str:
-    """Return the table of all instances."""
+def table(folder: File = RECORDS, new: Mapping[str, Record] = MappingProxyType({})) -> str:
+    """Return the table of all instances, with the records of the folder and those that are ``new``."""
     rows = [_HEADINGS, ("---",) * len(_HEADINGS)]
-    rows += [_row(name, read_record(name, folder), Path(folder).name) for name in INSTANCES]
+    rows += [_row(name, new.get(name) or read_record(name, folder), Path(folder).name) for name in INSTANCES]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

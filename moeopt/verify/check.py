@@ -91,7 +91,7 @@ def check_layer(layer: ExactLayer, claim: Claim, number: int, gap: float) -> Lay
         reasons.append(f"bound not checked: {reason}")
     except Rejected as reason:
         bound = REJECTED
-        reasons.append(f"REJECTED: bound {_shown(claim.bound)}: {reason}")
+        reasons.append(f"REJECTED: bound {short(claim.bound or 0)}: {reason}")
     try:
         _status(claim, objective, gap)
     except Rejected as reason:
@@ -209,11 +209,8 @@ def _status(claim: Claim, objective: Fraction | None, gap: float) -> None:
         raise Rejected("status INFEASIBLE with a placement")
     if status == "OPTIMAL" and objective is not None:
         tolerance = max(Fraction(gap), FINEST_GAP) + FLOAT_FIELDS
-        if claim.bound is None or objective > exact(claim.bound, "the bound") * (1 + tolerance):
-            bound = _shown(claim.bound)
+        if claim.bound is None:
+            raise Rejected("status OPTIMAL without a bound")
+        if objective > exact(claim.bound, "the bound") * (1 + tolerance):
+            bound = short(claim.bound)
             raise Rejected(f"status OPTIMAL, but {short(objective)} is not within {gap:g} of the bound {bound}")
-
-
-def _shown(bound: float | Fraction | None) -> str:
-    """Return a bound for a message, infinite ones too."""
-    return short(bound) if isinstance(bound, Fraction) else str(bound)

@@ -155,7 +155,7 @@ def integers(certificate: dict[str, Any], key: str) -> list[int]:
     return values
 
 
-def short(value: Fraction | int) -> str:
+def short(value: Fraction | float) -> str:
     """Return a number for a message."""
     try:
         return f"{float(value):.12g}"
