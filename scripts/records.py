@@ -1,14 +1,13 @@
 """Better the records of the named instances with ``solve``: ``python scripts/records.py SECONDS [NAME ...]``.
 
-A bound counts where its certificate proves it. Where the best one rests on a search, shorter runs may end with one that
-does not.
+A bound counts where its certificate proves it. Where the best one rests on a search, runs that are content with less
+may end with one that does not.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from moeopt import Solution, verify_bound, write_certificates
@@ -19,20 +18,22 @@ from moeopt.records import read_record
 from moeopt.traces import write_placement
 from solvers import solve
 
-SHARES = (1.0, 0.25, 0.05)
-"""Of the seconds, for runs one after another, until a bound is proven."""
+GAPS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""Of runs one after another, until one ends with a bound that is proven and better than that of the record."""
 
 
 def solved(name: str, seconds: float) -> Solution:
     """Best placement that ``solve`` finds, and the best of its bounds that is proven without it."""
-    found = read_record(name).solution
-    problem, proven = found.problem, found.bound.join(lower_bound(found.problem))
-    for share in SHARES:
-        known = Solution(problem, found.placement, proven)
-        run = solve(problem, time_limit=share * seconds, hint=known)
-        found = known.join(Solution(problem, run.placement))
-        if verify_bound(problem, run.bound).proven:
+    record = read_record(name).solution
+    problem, proven = record.problem, lower_bound(record.problem).join(record.bound)
+    found = Solution(problem, record.placement, proven)
+    for gap in GAPS:
+        run = solve(problem, time_limit=seconds, gap=gap, hint=found)
+        found = found.join(Solution(problem, run.placement))
+        if run.lower_bound[0] > proven.value[0] and verify_bound(problem, run.bound).proven:
             return found.join(Solution(problem, bound=run.bound))
+        if run.lower_bound[0] == proven.value[0]:
+            break
     return found
 
 
@@ -45,7 +46,7 @@ def main(seconds: float, *names: str) -> None:
             placement = None
             if found.placement is not None:
                 placement = write_placement(Path(folder, "placement.csv"), found.placement, "csv")
-            told = submit(name, placement, certificates, by=f"moeopt {version('moeopt')}, solve")
+            told = submit(name, placement, certificates, by="moeopt, solve")
         print(f"{name}\n{told}\n", flush=True)
 
 
