@@ -17,6 +17,7 @@ import pytest
 from moeopt.balancers import contiguous
 from moeopt.bounds import Bound, mean_load
 from moeopt.solution import Solution
+from moeopt.verify.document import main as outsider
 from solvers import SOLVERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gap_report.py"
@@ -201,8 +202,25 @@ def test_verify_checks_everything_and_writes_what_an_outsider_needs(script, tmp_
         assert layer["certificate"]["method"] == layer["bound_source"]
         for method, makespan in layer["placements"].items():
             assert float(Fraction(makespan)) == table.makespan[method, layer["layer"]]
+    assert_an_outsider_sees_forged_slots(tmp_path / "a", setting["files"]["eplb"], capsys)
     assert script.main(arguments) == 0
     assert not (tmp_path / "a" / "certificates.json").exists(), "left from the earlier report"
+
+
+def assert_an_outsider_sees_forged_slots(folder, name, capsys):
+    certificates, slots = str(folder / "certificates.json"), folder / name
+    assert outsider([certificates]) == 0
+    assert "6 placements; bounds: 3 proven; 0 rejected" in capsys.readouterr().out
+    first, *others = slots.read_text().split()
+    slots.write_text("\n".join([first.replace("0", "1"), *others]))
+    assert outsider([certificates]) == 1
+    assert "eplb: REJECTED: expert 0 has no slot" in capsys.readouterr().out
+    slots.write_text(first)
+    assert outsider([certificates]) == 2
+    assert "does not hold 3 rows of integers" in capsys.readouterr().err
+    slots.unlink()
+    assert outsider([certificates]) == 0
+    assert "eplb: not checked: its file is not there" in capsys.readouterr().out
 
 
 def test_verify_of_groups_on_nodes_checks_both_bounds(script, tmp_path, trace, capsys):
