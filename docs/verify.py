@@ -16,10 +16,11 @@ import re
 import struct
 import sys
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate, combinations, pairwise
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ class ExactLayer:
         The problem's limits; None = none. With a ceiling the objective is moves.
     splits
         Whether an expert's tokens may go to any of its copies; else every copy has an equal share.
+    steps
+        ``[steps, experts]`` loads of the steps that ``loads`` adds up, where the objective is the sum over steps of the
+        fullest GPU; else None.
     """
 
     loads: list[int]
@@ -75,10 +79,13 @@ class ExactLayer:
     max_moves: int | None
     ceiling: Fraction | None
     splits: bool
+    steps: list[list[int]] | None = None
 
     @property
     def objective(self) -> str:
-        """What the problem minimises: makespan or moves."""
+        """What the problem minimises: makespan, moves, or what steps cost."""
+        if self.steps is not None:
+            return "steps"
         return "makespan" if self.ceiling is None else "moves"
 
     @property
@@ -1056,12 +1063,96 @@ class _Covers:
 
 
 # --------------------------------------------------------------------------------
+# moeopt/verify/steps.py
+#
+# Re-check bounds on the sum over steps of the fullest GPU, in exact integers.
+
+
+ON_BLOCKS = {**ON_MAKESPAN, "makespan_within_moves": makespan_within_moves}
+"""Checks of bounds on the makespan of a block's load, by the certificate's ``method``."""
+
+MAX_PRODUCTS = 5_000_000
+"""Experts times experts times steps; beyond nothing is decided."""
+
+
+def step_blocks(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless the bounds of blocks of consecutive steps, each proven for its summed load, add up to ``value``.
+
+    The fullest GPUs of a block's steps carry at least what the fullest GPU of its sum does.
+    """
+    _add_up(sum(_blocks(layer, certificate), Fraction(0)), value, layer)
+
+
+def step_pairs(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless prices on experts in steps prove ``value``, whichever experts share GPUs.
+
+    In step t the fullest GPU carries at least what the one with expert e does: w_te and the loads of its k - 1
+    companions. Weigh that by the price of e in t, and what is left of ``unit`` by the step's own bound. Give every pair
+    that shares a GPU a discount, the ``degrees`` of both: all pairs together have k - 1 times their sum.
+    """
+    if layer.num_redundant:
+        raise Rejected("the problem has replicas, the bound is for partitions")
+    assert layer.steps is not None
+    unit, degrees = integer(certificate, "unit"), integers(certificate, "degrees")
+    rows = certificate.get("prices")
+    if not isinstance(rows, list) or len(rows) != len(layer.steps) or len(degrees) != layer.num_experts:
+        raise Rejected("the certificate needs prices for every step and a degree for every expert")
+    prices = [integers({"prices": row}, "prices") for row in rows]
+    if any(len(row) != layer.num_experts or min(row) < 0 or sum(row) > unit for row in prices):
+        raise Rejected("the prices of a step must be one >= 0 for every expert, and add up to 'unit' at most")
+    if layer.num_experts**2 * len(rows) > MAX_PRODUCTS:
+        raise Undecided(f"{len(rows)} steps of {layer.num_experts} experts take too long to check")
+    own = _blocks(layer, certificate)
+    if len(own) != len(rows) or unit < 1:
+        raise Rejected("the certificate needs a unit and a bound for every step")
+    total = (layer.slots_per_gpu - 1) * sum(degrees) + sum(
+        (unit - sum(row)) * least + sum(price * load for price, load in zip(row, loads, strict=True))
+        for row, loads, least in zip(prices, layer.steps, own, strict=True)
+    )
+    steps = list(zip(prices, layer.steps, strict=True))
+    for e, f in combinations(range(layer.num_experts), 2):
+        together = sum(row[e] * loads[f] + row[f] * loads[e] for row, loads in steps)
+        total += min(0, together - degrees[e] - degrees[f])
+    _add_up(Fraction(-(-total // unit)), value, layer)  # sums of whole loads are whole
+
+
+def _blocks(layer: ExactLayer, certificate: dict[str, Any]) -> list[Fraction]:
+    """Bounds of the certificate's blocks of steps, in the layer's units, each once it is proven."""
+    blocks = certificate.get("blocks")
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise Rejected("the certificate's 'blocks' is not a list of blocks")
+    assert layer.steps is not None
+    begin = 0
+    proven: list[Fraction] = []
+    for block in blocks:
+        length, proof = integer(block, "steps"), block.get("certificate")
+        if not isinstance(proof, dict) or proof.get("method") not in tuple(ON_BLOCKS):
+            raise Rejected("a block's certificate is not of a bound on the makespan")
+        steps = layer.steps[begin : begin + length]
+        if length < 1 or len(steps) < length:
+            raise Rejected(f"the blocks are not those of {len(layer.steps)} steps")
+        bound = exact(block.get("bound"), "a block's bound") * layer.scale
+        loads = [sum(tokens) for tokens in zip(*steps, strict=True)]
+        ON_BLOCKS[proof["method"]](replace(layer, loads=loads, steps=None), bound, proof)
+        proven.append(bound)
+        begin += length
+    if begin < len(layer.steps):
+        raise Rejected(f"the blocks are not those of {len(layer.steps)} steps")
+    return proven
+
+
+def _add_up(proven: Fraction, value: Fraction, layer: ExactLayer) -> None:
+    if proven < value:
+        raise Rejected(f"the steps prove {short(proven / layer.scale)} only")
+
+
+# --------------------------------------------------------------------------------
 # moeopt/verify/check.py
 #
 # check: hold every claim about one layer against exact arithmetic, sharing no code with the methods.
 
 
-CHECKS = {
+CHECKS: dict[str, dict[str, Check]] = {
     "makespan": {
         **ON_MAKESPAN,
         "makespan_within_moves": makespan_within_moves,
@@ -1070,6 +1161,7 @@ CHECKS = {
         "window_cover": window_cover,
     },
     "moves": {**ON_MOVES, "copy_prices": copy_prices},
+    "steps": {"step_blocks": step_blocks, "step_pairs": step_pairs},
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
@@ -1167,9 +1259,15 @@ def _placed(layer: ExactLayer, slots: list[int]) -> tuple[list[dict[int, int]], 
         _groups(layer, gpus)
     if layer.splits:
         return gpus, split_makespan(layer.loads, gpus)
-    unit = math.lcm(*set(copies))
-    fullest = max(sum(count * layer.loads[e] * (unit // copies[e]) for e, count in held.items()) for held in gpus)
-    return gpus, Fraction(fullest, unit)
+    return gpus, _fullest(layer.loads, gpus)
+
+
+def _fullest(loads: list[int], gpus: list[dict[int, int]]) -> Fraction:
+    """Load of the fullest GPU, with equal shares for all copies of an expert."""
+    copies = Counter(expert for held in gpus for expert in held for _ in range(held[expert]))
+    unit = math.lcm(*copies.values())
+    fullest = max(sum(count * loads[e] * (unit // copies[e]) for e, count in held.items()) for held in gpus)
+    return Fraction(fullest, unit)
 
 
 def _groups(layer: ExactLayer, gpus: list[dict[int, int]]) -> None:
@@ -1190,6 +1288,8 @@ def _numbers(layer: ExactLayer, gpus: list[dict[int, int]], makespan: Fraction, 
     tokens = makespan / layer.scale
     _rounded("makespan", claim.makespan, tokens)
     objective = tokens
+    if layer.steps is not None:
+        objective = sum((_fullest(step, gpus) for step in layer.steps), Fraction(0)) / layer.scale
     if layer.reference is not None:
         moved = sum(
             max(count - old.get(expert, 0), 0)
@@ -1230,7 +1330,7 @@ def _bound(layer: ExactLayer, claim: Claim, objective: Fraction | None) -> tuple
     if layer.splits and method in EVEN_SPLIT:
         raise Rejected(f"{method!r} proves nothing where tokens may go to any copy")
     if method in CHECKS[layer.objective]:
-        units = layer.scale if layer.objective == "makespan" else 1
+        units = 1 if layer.objective == "moves" else layer.scale
         CHECKS[layer.objective][method](layer, value * units, certificate)
     elif any(method in checks for checks in CHECKS.values()):
         raise Rejected(f"{method!r} proves nothing about {'the ' * (layer.objective == 'makespan')}{layer.objective}")
@@ -1450,6 +1550,15 @@ def _layer(setting: dict[str, Any], record: dict[str, Any], loads: list[float]) 
     split = _text(setting, "split")
     if split not in ("even", "optimal"):
         raise Unreadable(f"split={split} is neither even nor optimal")
+    steps = record.get("steps")
+    if steps is not None and not (
+        isinstance(steps, list)
+        and all(_is_row(step) and len(step) == len(loads) and min(step) >= 0 for step in steps)
+        and [sum(tokens) for tokens in zip(*steps, strict=True)] == loads
+        and record.get("ceiling") is None
+        and split == "even"
+    ):
+        raise Unreadable("steps are not whole loads that add up to the layer's, evenly split and without a ceiling")
     return ExactLayer(
         loads=whole,
         scale=scale,
@@ -1463,6 +1572,7 @@ def _layer(setting: dict[str, Any], record: dict[str, Any], loads: list[float]) 
         max_moves=None if setting.get("max_moves") is None else _whole(setting, "max_moves", 0),
         ceiling=None if record.get("ceiling") is None else _fraction(record, "ceiling"),
         splits=split == "optimal" and slots > len(whole),
+        steps=steps,
     )
 
 

@@ -10,21 +10,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from moeopt._files import write_whole
 from moeopt.bounds import Bound, Certificate
 from moeopt.load import LoadMatrix
+from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
-from moeopt.verify import LayerVerdict, verify
+from moeopt.verify import LayerVerdict
+from moeopt.verify.check import check_layer
+from moeopt.verify.layer import Claim
+from moeopt.verify.solution import exact_layer
+
+
+class Stepwise(Protocol):
+    """What is known about the sum over steps of the fullest GPU, as ``solve_steps`` returns it."""
+
+    @property
+    def problem(self) -> PlacementProblem:
+        """The problem, which knows its steps."""
+
+    @property
+    def placement(self) -> Placement:
+        """The best placement known."""
+
+    @property
+    def bound(self) -> Bound:
+        """What is proven."""
 
 
 @dataclass(frozen=True)
 class LayerRecord:
     """The bound of a layer, its verdict, and every method's exact makespan (or why it is rejected).
 
-    ``slots`` has the placements that no file holds; ``reference`` and ``ceiling`` are of problems that count moves.
+    ``slots`` has the placements that no file holds; ``reference`` and ``ceiling`` are of problems that count moves,
+    ``steps`` of those whose objective is the sum over steps of the fullest GPU.
     """
 
     layer: int
@@ -37,6 +60,7 @@ class LayerRecord:
     slots: dict[str, list[int]] = field(default_factory=dict)
     reference: list[int] | None = None
     ceiling: str | None = None
+    steps: list[list[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,7 @@ def setting_record(
     methods: Mapping[str, Sequence[LayerVerdict]],
     slots: Mapping[str, Sequence[list[int]]] | None = None,
     files: Mapping[str, str] | None = None,
+    by_steps: bool = False,
 ) -> SettingRecord:
     """Return what is to be written of one setting.
 
@@ -77,7 +102,10 @@ def setting_record(
         Verdicts on every method's placement, per layer.
     slots, files
         Placements by method: ``[layers, slots]``, or the name of a CSV file with a row per placed layer.
+    by_steps
+        Whether the bound is on the sum over the problem's steps of the fullest GPU.
     """
+    steps = problem.steps if by_steps else None
     limited = problem.max_moves is not None or problem.max_makespan is not None
     return SettingRecord(
         trace=problem.load.source,
@@ -102,7 +130,12 @@ def setting_record(
                 certificate=bound.certificate[i],
                 slots={name: rows[i] for name, rows in (slots or {}).items()},
                 reference=problem.reference.phy2log[i].tolist() if limited and problem.reference is not None else None,
-                ceiling=None if problem.max_makespan is None else str(Fraction(float(problem.highest_makespan[i]))),
+                ceiling=(
+                    None
+                    if by_steps or problem.max_makespan is None
+                    else str(Fraction(float(problem.highest_makespan[i])))
+                ),
+                steps=None if steps is None else steps[:, i].tolist(),
             )
             for i, layer in enumerate(problem.load.layer_ids)
         ),
@@ -120,25 +153,57 @@ def encoded(
     return ("{" + ",\n".join(parts) + "}\n").encode()
 
 
-def certificates_json(solution: Solution, name: str, head: Mapping[str, Any] | None = None) -> bytes:
-    """Return the document of one solution, its placement under ``name``; every claim is checked once more."""
-    problem, verdicts = solution.problem, verify(solution.problem, solution).layers
-    placed = {} if solution.placement is None else {name: solution.placement.phy2log.tolist()}
-    record = setting_record(problem, solution.bound, verdicts, dict.fromkeys(placed, verdicts), placed)
+def certificates_json(
+    problem: PlacementProblem,
+    placement: Placement | None,
+    bound: Bound,
+    name: str,
+    *,
+    by_steps: bool = False,
+    head: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the document of one placement, called ``name``, and one bound; every claim is checked once more."""
+    rows = np.full((problem.num_layers, 1), -1) if placement is None else placement.phy2log
+    verdicts = [
+        check_layer(
+            exact_layer(problem, i, by_steps=by_steps),
+            Claim(
+                slots=None if set(row) == {-1} else row,
+                bound=None if math.isnan(bound.value[i]) else float(bound.value[i]),
+                source=bound.source[i],
+                certificate=bound.certificate[i],
+            ),
+            layer,
+            0,
+        )
+        for i, (layer, row) in enumerate(zip(problem.load.layer_ids, rows.tolist(), strict=True))
+    ]
+    placed = {} if placement is None else {name: rows.tolist()}
+    methods = dict.fromkeys(placed, verdicts)
+    record = setting_record(problem, bound, verdicts, methods, placed, by_steps=by_steps)
     return encoded([record], [problem.load], head)
 
 
-def write_certificates(path: str | os.PathLike[str], solution: Solution) -> Path:
-    """Write what an outsider needs to check ``solution`` again: loads, rules, placement, bounds and their proofs.
+def write_certificates(path: str | os.PathLike[str], solution: Solution | Stepwise) -> Path:
+    """Write what an outsider needs to check a solution again: loads, rules, placement, bounds and their proofs.
 
     ``docs/verify.py`` reads the file, and so does ``moeopt submit``; the format stands in ``docs/certificates.md``.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    solution
+        Of any exact method; that of ``solve_steps`` claims what steps cost.
 
     Raises
     ------
     InputError
         If the file cannot be written; it is whole or as it was.
     """
-    return write_whole(path, certificates_json(solution, "placement"))
+    by_steps = not isinstance(solution, Solution)
+    content = certificates_json(solution.problem, solution.placement, solution.bound, "placement", by_steps=by_steps)
+    return write_whole(path, content)
 
 
 def loads_sha256(load: LoadMatrix) -> str:

@@ -15,6 +15,7 @@ from moeopt.balancers.eplb import eplb
 from moeopt.errors import InputError
 from moeopt.load import LoadMatrix
 from moeopt.problem import PlacementProblem
+from moeopt.traces.trace import Trace
 
 MEDIAN = 4096
 """Tokens of an expert of middling popularity."""
@@ -34,15 +35,17 @@ class Instance:
     spread
         Standard deviation of the logarithm of the loads, in thousandths.
     sha256
-        Of the loads as little-endian 64-bit integers, followed by the slots of the reference where there is one: the
-        first sixteen digits.
+        Of the loads (of every step, where there are steps) as little-endian 64-bit integers, followed by the slots of
+        the reference where there is one: the first sixteen digits.
     seed
         Which loads.
     drift
-        Standard deviation from window to window, in thousandths. Where moves count, they do so from EPLB's placement on
+        Standard deviation from window to window, in thousandths. Without steps, moves count from EPLB's placement on
         window 0, and the loads are those of window 1.
     rules
         Further arguments of ``PlacementProblem``.
+    steps
+        Windows that are steps: the objective is the sum over them of the fullest GPU. 0 = only the summed load counts.
     above
         Ceiling of the makespan above the mean load of the GPUs, in thousandths; the objective is then moves.
     """
@@ -56,6 +59,7 @@ class Instance:
     drift: int = 0
     rules: Mapping[str, Any] = field(default_factory=dict)
     above: int | None = None
+    steps: int = 0
 
 
 _NODES = {"num_nodes": 4, "num_groups": 8}
@@ -94,6 +98,8 @@ INSTANCES: dict[str, Instance] = {
     "split-32-on-8": Instance(32, 8, 40, 1000, "a5faab772b12c2d3", rules=_SPLIT),
     "split-256-on-32": Instance(256, 32, 288, 1000, "30e84f5ed3bb2ca9", rules=_SPLIT),
     "split-256-on-144": Instance(256, 144, 288, 700, "c2619f0459bfdd12", rules=_SPLIT),
+    "steps-16-on-4": Instance(16, 4, 16, 600, "0c020233f4191995", drift=600, steps=8),
+    "steps-64-on-8": Instance(64, 8, 72, 600, "18519c200512c424", drift=300, steps=16),
 }
 """Instances by name: what is special, experts, GPUs."""
 
@@ -134,7 +140,8 @@ def instance(name: str) -> PlacementProblem:
 
 def digest(problem: PlacementProblem) -> str:
     """Hash of loads and reference; see :class:`Instance`."""
-    hashed = hashlib.sha256(problem.load.values.astype("<i8").tobytes())
+    tokens = problem.load.values if problem.steps is None else problem.steps
+    hashed = hashlib.sha256(tokens.astype("<i8").tobytes())
     if problem.reference is not None:
         hashed.update(problem.reference.phy2log.astype("<i8").tobytes())
     return hashed.hexdigest()[:16]
@@ -177,6 +184,9 @@ def _problem(name: str, made: Instance) -> PlacementProblem:
         return LoadMatrix(np.array([values], dtype=np.int64), source=name)
 
     rules = dict(made.rules)
+    if made.steps:
+        windows = np.concatenate([of_window(step).values for step in range(made.steps)])
+        return PlacementProblem(Trace(windows[:, None], source=name), made.num_gpus, made.num_slots, **rules)
     if not made.drift:
         return PlacementProblem(of_window(0), made.num_gpus, made.num_slots, **rules)
     now = of_window(1)

@@ -17,8 +17,9 @@ from moeopt.bounds import Bound, Certificate
 from moeopt.certificates import certificates_json, loads_sha256
 from moeopt.errors import InputError
 from moeopt.instances import INSTANCES, instance
+from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution
+from moeopt.solution import DEFAULT_GAP
 from moeopt.verify.check import LayerVerdict, check_layer
 from moeopt.verify.document import Entry, Unreadable, read_document
 from moeopt.verify.layer import Claim
@@ -65,23 +66,28 @@ class Record:
         return None if self.slots is None else checked(self.problem, Claim(slots=self.slots)).objective
 
     @property
-    def solution(self) -> Solution:
-        """The record as any method takes it; the bound rounded down to a float."""
-        bound = Bound.unknown(1)
-        if self.bound is not None:
-            bound = Bound([_rounded_down(self.bound)], (self.certificate["method"],), (self.certificate,))
-        return Solution(self.problem, None if self.slots is None else [self.slots], bound)
+    def placement(self) -> Placement | None:
+        """The placement as any method takes it."""
+        return None if self.slots is None else Placement([self.slots], self.problem.num_experts, self.problem.num_gpus)
+
+    @property
+    def float_bound(self) -> Bound:
+        """The bound as any method takes it, rounded down."""
+        if self.bound is None:
+            return Bound.unknown(1)
+        return Bound([_rounded_down(self.bound)], (self.certificate["method"],), (self.certificate,))
 
     def json(self) -> bytes:
         """Return the record as a document that ``docs/verify.py`` checks; both claims are checked once more."""
         names = ("placed_by", "placed_on", "proved_by", "proved_on")
         head = {"instance": self.problem.load.source} | {name: getattr(self, name) for name in names}
-        return certificates_json(self.solution, "best known", head)
+        by_steps, placement = self.problem.steps is not None, self.placement
+        return certificates_json(self.problem, placement, self.float_bound, "best known", by_steps=by_steps, head=head)
 
 
 def checked(problem: PlacementProblem, claim: Claim) -> LayerVerdict:
-    """Return the verdict on a claim about an instance."""
-    return check_layer(exact_layer(problem, 0), claim, 0, 0)
+    """Return the verdict on a claim about an instance; one that knows its steps is about what these cost."""
+    return check_layer(exact_layer(problem, 0, by_steps=problem.steps is not None), claim, 0, 0)
 
 
 def read_record(name: str, folder: File = RECORDS) -> Record:
@@ -185,6 +191,8 @@ def rules(problem: PlacementProblem) -> str:
         told.append("slots may be empty")
     if problem.splits:
         told.append("optimal split")
+    if problem.steps is not None:
+        told.append(f"sum over {len(problem.steps)} steps")
     if problem.max_moves is not None:
         told.append(f"at most {problem.max_moves} moves")
     if problem.max_makespan is not None:

@@ -8,39 +8,45 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from moeopt import Solution, verify_bound, write_certificates
-from moeopt.bounds import lower_bound
+from moeopt.balancers import scenario_search
+from moeopt.bounds import lower_bound, steps_bound
 from moeopt.challenge import submit
 from moeopt.instances import INSTANCES
-from moeopt.records import read_record
+from moeopt.records import Record, read_record
 from moeopt.traces import write_placement
 from solvers import solve
+from solvers.steps import StepsSolution, solve_steps
 
 GAPS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """Of runs one after another, until one ends with a bound that is proven and better than that of the record."""
 
 
-def solved(name: str, seconds: float) -> Solution:
-    """Best placement that ``solve`` finds, and the best of its bounds that is proven without it."""
-    record = read_record(name).solution
-    problem, proven = record.problem, lower_bound(record.problem).join(record.bound)
-    found = Solution(problem, record.placement, proven)
+def solved(record: Record, seconds: float) -> Solution | StepsSolution:
+    """Best placement that is found, and the best of the bounds that is proven without what found it."""
+    problem, placement = record.problem, record.placement
+    if problem.steps is not None:
+        placement = scenario_search(problem, start=placement, budget=seconds)
+        found = solve_steps(problem, time_limit=seconds, hint=placement)
+        return replace(found, bound=record.float_bound.join(steps_bound(problem)))
+    known = Solution(problem, placement, lower_bound(problem).join(record.float_bound))
     for gap in GAPS:
-        run = solve(problem, time_limit=seconds, gap=gap, hint=found)
-        found = found.join(Solution(problem, run.placement))
-        if run.lower_bound[0] > proven.value[0] and verify_bound(problem, run.bound).proven:
-            return found.join(Solution(problem, bound=run.bound))
-        if run.lower_bound[0] == proven.value[0]:
+        run = solve(problem, time_limit=seconds, gap=gap, hint=known)
+        before, known = known.lower_bound[0], known.join(Solution(problem, run.placement))
+        if run.lower_bound[0] > before and verify_bound(problem, run.bound).proven:
+            return known.join(Solution(problem, bound=run.bound))
+        if run.lower_bound[0] == before:
             break
-    return found
+    return known
 
 
 def main(seconds: float, *names: str) -> None:
     """Solve instances, all by default, and submit what is found."""
     for name in names or INSTANCES:
-        found = solved(name, seconds)
+        found = solved(read_record(name), seconds)
         with tempfile.TemporaryDirectory() as folder:
             certificates = write_certificates(Path(folder, "certificates.json"), found)
             placement = None

@@ -1,24 +1,39 @@
 """Bounds on the sum over steps: below every placement, each of them, and one through another."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from moeopt import InputError, PlacementProblem, bounds, metrics
+from moeopt import Bound, InputError, PlacementProblem, bounds, metrics
 from moeopt.balancers import eplb, scenario_search, search
 from moeopt.bounds.steps import _from_multipliers, blocks, mean_of_steps, pair_lp, steps_bound
 from moeopt.traces import Trace
+from moeopt.verify.check import check_layer
+from moeopt.verify.layer import Claim
+from moeopt.verify.solution import exact_layer
 from tests.instances import SMALL_RULES
 from tests.steps_oracle import least_cost, least_partition, stepped, steps_of
 
 ROUNDING = 1e-12
 
 
+def is_proven(problem, bound):
+    """What an outsider says, of the bound's certificate as JSON carries it."""
+    proof = json.loads(json.dumps(bound.certificate[0]))
+    claim = Claim(bound=float(bound.value[0]), source=bound.source[0], certificate=proof)
+    return check_layer(exact_layer(problem, 0, by_steps=True), claim, 0, 0).bound == "proven"
+
+
 def every_bound(problem):
     """By name, ``[layers]``."""
     found = {f"blocks of {size}": blocks(problem, size) for size in range(1, len(problem.steps) + 1)}
-    return found | {"mean": mean_of_steps(problem), "pair_lp": pair_lp(problem), "best": steps_bound(problem).value}
+    return found | {
+        "mean": mean_of_steps(problem),
+        "pair_lp": pair_lp(problem).value,
+        "best": steps_bound(problem).value,
+    }
 
 
 @pytest.mark.parametrize("rules", SMALL_RULES)
@@ -31,6 +46,8 @@ def test_no_placement_of_a_small_layer_costs_less(rules, unit):
         for name, value in every_bound(problem).items():
             if not np.isnan(value[0]):
                 assert value[0] <= optimum * (1 + ROUNDING), (name, seed)
+        if problem.load.is_integer:
+            assert is_proven(problem, steps_bound(problem))
 
 
 def test_no_placement_within_a_limit_of_moves_costs_less():
@@ -59,11 +76,15 @@ def test_no_partition_costs_less_and_the_pair_lp_is_the_closest(experts, gpus, s
 def test_multipliers_prove_no_more_than_is_true_whatever_they_are():
     rng = np.random.default_rng(5)
     windows = steps_of(rng, 6, 8)[:, 0].astype(float)
-    optimum, least = least_partition(windows, 2), windows.max(axis=1)
+    optimum, problem = least_partition(windows, 2), PlacementProblem(Trace(windows[:, None]), 4)
+    least = Bound(windows.max(axis=1), ["hottest_replica"] * 6, [{"method": "hottest_replica"}] * 6)
     for size in (0.01, 0.2, 1.0, 10.0):
         for _ in range(50):
             price, degree = size * rng.random((6, 8)), size * rng.normal(0, 50, 8)
-            assert _from_multipliers(windows, least, 2, price, degree) <= optimum
+            bound = _from_multipliers(windows, least, problem, price, degree)
+            assert bound.value[0] <= optimum
+            assert is_proven(problem, bound)
+            assert not is_proven(problem, Bound([optimum + 1], bound.source, bound.certificate))
 
 
 def test_a_step_is_bounded_as_its_own_problem_and_all_together_as_the_sum():
@@ -91,7 +112,7 @@ def test_at_full_size_the_best_bound_lies_between_the_mean_and_what_is_found():
     cost = metrics.step_makespans(problem.steps, scenario_search(problem)).sum(axis=0)
     assert (mean_of_steps(problem) <= bound.value).all()
     assert (bound.value <= cost).all()
-    assert np.isnan(pair_lp(problem)).all()
+    assert np.isnan(pair_lp(problem).value).all()
 
 
 def test_layers_without_load_and_steps_without_tokens_cost_nothing():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
-from moeopt.verify.bounds import ON_MAKESPAN
+from moeopt.verify.bounds import ON_MAKESPAN, Check
 from moeopt.verify.configuration import configuration_lp
 from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import Claim, ExactLayer, Rejected, Undecided, copies_by_gpu, exact, short
@@ -14,9 +15,10 @@ from moeopt.verify.moves import ON_MOVES, makespan_within_moves
 from moeopt.verify.moves_cover import moves_cover
 from moeopt.verify.pairing import pairing_lp
 from moeopt.verify.split import split_makespan
+from moeopt.verify.steps import step_blocks, step_pairs
 from moeopt.verify.window_cover import window_cover
 
-CHECKS = {
+CHECKS: dict[str, dict[str, Check]] = {
     "makespan": {
         **ON_MAKESPAN,
         "makespan_within_moves": makespan_within_moves,
@@ -25,6 +27,7 @@ CHECKS = {
         "window_cover": window_cover,
     },
     "moves": {**ON_MOVES, "copy_prices": copy_prices, "moves_cover": moves_cover},
+    "steps": {"step_blocks": step_blocks, "step_pairs": step_pairs},
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
@@ -122,9 +125,15 @@ def _placed(layer: ExactLayer, slots: list[int]) -> tuple[list[dict[int, int]], 
         _groups(layer, gpus)
     if layer.splits:
         return gpus, split_makespan(layer.loads, gpus)
-    unit = math.lcm(*set(copies))
-    fullest = max(sum(count * layer.loads[e] * (unit // copies[e]) for e, count in held.items()) for held in gpus)
-    return gpus, Fraction(fullest, unit)
+    return gpus, _fullest(layer.loads, gpus)
+
+
+def _fullest(loads: list[int], gpus: list[dict[int, int]]) -> Fraction:
+    """Load of the fullest GPU, with equal shares for all copies of an expert."""
+    copies = Counter(expert for held in gpus for expert in held for _ in range(held[expert]))
+    unit = math.lcm(*copies.values())
+    fullest = max(sum(count * loads[e] * (unit // copies[e]) for e, count in held.items()) for held in gpus)
+    return Fraction(fullest, unit)
 
 
 def _groups(layer: ExactLayer, gpus: list[dict[int, int]]) -> None:
@@ -145,6 +154,8 @@ def _numbers(layer: ExactLayer, gpus: list[dict[int, int]], makespan: Fraction, 
     tokens = makespan / layer.scale
     _rounded("makespan", claim.makespan, tokens)
     objective = tokens
+    if layer.steps is not None:
+        objective = sum((_fullest(step, gpus) for step in layer.steps), Fraction(0)) / layer.scale
     if layer.reference is not None:
         moved = sum(
             max(count - old.get(expert, 0), 0)
@@ -185,7 +196,7 @@ def _bound(layer: ExactLayer, claim: Claim, objective: Fraction | None) -> tuple
     if layer.splits and method in EVEN_SPLIT:
         raise Rejected(f"{method!r} proves nothing where tokens may go to any copy")
     if method in CHECKS[layer.objective]:
-        units = layer.scale if layer.objective == "makespan" else 1
+        units = 1 if layer.objective == "moves" else layer.scale
         CHECKS[layer.objective][method](layer, value * units, certificate)
     elif any(method in checks for checks in CHECKS.values()):
         raise Rejected(f"{method!r} proves nothing about {'the ' * (layer.objective == 'makespan')}{layer.objective}")

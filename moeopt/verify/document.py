@@ -199,6 +199,15 @@ def _layer(setting: dict[str, Any], record: dict[str, Any], loads: list[float]) 
     split = _text(setting, "split")
     if split not in ("even", "optimal"):
         raise Unreadable(f"split={split} is neither even nor optimal")
+    steps = record.get("steps")
+    if steps is not None and not (
+        isinstance(steps, list)
+        and all(_is_row(step) and len(step) == len(loads) and min(step) >= 0 for step in steps)
+        and [sum(tokens) for tokens in zip(*steps, strict=True)] == loads
+        and record.get("ceiling") is None
+        and split == "even"
+    ):
+        raise Unreadable("steps are not whole loads that add up to the layer's, evenly split and without a ceiling")
     return ExactLayer(
         loads=whole,
         scale=scale,
@@ -212,6 +221,7 @@ def _layer(setting: dict[str, Any], record: dict[str, Any], loads: list[float]) 
         max_moves=None if setting.get("max_moves") is None else _whole(setting, "max_moves", 0),
         ceiling=None if record.get("ceiling") is None else _fraction(record, "ceiling"),
         splits=split == "optimal" and slots > len(whole),
+        steps=steps,
     )
 
 

@@ -39,6 +39,9 @@ class ExactLayer:
         The problem's limits; None = none. With a ceiling the objective is moves.
     splits
         Whether an expert's tokens may go to any of its copies; else every copy has an equal share.
+    steps
+        ``[steps, experts]`` loads of the steps that ``loads`` adds up, where the objective is the sum over steps of the
+        fullest GPU; else None.
     """
 
     loads: list[int]
@@ -53,10 +56,13 @@ class ExactLayer:
     max_moves: int | None
     ceiling: Fraction | None
     splits: bool
+    steps: list[list[int]] | None = None
 
     @property
     def objective(self) -> str:
-        """What the problem minimises: makespan or moves."""
+        """What the problem minimises: makespan, moves, or what steps cost."""
+        if self.steps is not None:
+            return "steps"
         return "makespan" if self.ceiling is None else "moves"
 
     @property

@@ -106,9 +106,18 @@ def _wrong_shape(problem: PlacementProblem, solution: Solution, lengths: Sequenc
     return ""
 
 
-def exact_layer(problem: PlacementProblem, layer: int) -> ExactLayer:
-    """Read one layer of ``problem``; integers and floats are taken at their exact values."""
+def exact_layer(problem: PlacementProblem, layer: int, *, by_steps: bool = False) -> ExactLayer:
+    """Read one layer of ``problem``; integers and floats are taken at their exact values.
+
+    ``by_steps`` makes the sum over steps of the fullest GPU the objective, whatever ceiling there is.
+    """
     loads, scale = whole_loads(problem.load.values[layer].tolist())
+    steps = None
+    if by_steps:
+        assert problem.steps is not None
+        together, scale = whole_loads(problem.steps[:, layer].ravel().tolist())
+        steps = [together[i : i + len(loads)] for i in range(0, len(together), len(loads))]
+        loads = [sum(tokens) for tokens in zip(*steps, strict=True)]
     reference = None
     if problem.reference is not None:
         reference = copies_by_gpu(problem.reference.phy2log[layer].tolist(), problem.num_gpus)
@@ -123,8 +132,11 @@ def exact_layer(problem: PlacementProblem, layer: int) -> ExactLayer:
         allow_empty_slots=problem.allow_empty_slots,
         reference=reference,
         max_moves=problem.max_moves,
-        ceiling=None if problem.max_makespan is None else Fraction(problem.highest_makespan.tolist()[layer]),
+        ceiling=(
+            None if by_steps or problem.max_makespan is None else Fraction(problem.highest_makespan.tolist()[layer])
+        ),
         splits=problem.splits,
+        steps=steps,
     )
 
 

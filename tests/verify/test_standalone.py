@@ -5,14 +5,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from standalone_verify import TARGET, standalone
 
-from moeopt import Bound, PlacementProblem, Solution, verify
+from moeopt import Bound, PlacementProblem, Solution, bounds, verify
 from moeopt.balancers import contiguous, eplb
+from moeopt.bounds.steps import pair_lp
 from moeopt.certificates import certificates_json, write_certificates
+from moeopt.traces import Trace
 from moeopt.verify.check import CHECKS
 from moeopt.verify.document import main
 from solvers.moves_bound import moves_bound
@@ -58,6 +61,15 @@ def genuine():
     return {solution.bound_source[0]: solution for solution in found}
 
 
+STEPWISE = PlacementProblem(Trace([[[12, 1, 1, 1]], [[1, 12, 1, 1]], [[2, 1, 9, 4]]]), 2)
+
+
+def stepwise(bound, value=None):
+    """What ``solve_steps`` returns, with a bound on what steps cost."""
+    bound = bound if value is None else Bound([value], bound.source, bound.certificate)
+    return SimpleNamespace(problem=STEPWISE, placement=contiguous(STEPWISE), bound=bound)
+
+
 def raised(solution):
     """The same certificate for a higher bound."""
     bound = solution.bound
@@ -74,7 +86,7 @@ def test_the_script_is_what_the_modules_say():
 
 
 def test_there_is_a_genuine_claim_of_every_kind():
-    assert set(genuine()) == set().union(*CHECKS.values())
+    assert set(genuine()) == set(CHECKS["makespan"]) | set(CHECKS["moves"])
     for method, solution in genuine().items():
         assert verify(solution.problem, solution).layers[0].bound == "proven", method
 
@@ -101,10 +113,25 @@ def test_the_script_says_what_verify_says_of_true_and_of_false_claims(tmp_path):
     assert sum("valid, " in line for line in done.stdout.splitlines()) == 3
 
 
+def test_the_script_knows_what_steps_cost(tmp_path):
+    """All four experts on their GPUs: 13 + 13 + 13 tokens, 39 in all."""
+    blocks, pairs = bounds.steps_bound(STEPWISE), pair_lp(STEPWISE)
+    assert {blocks.certificate[0]["method"], pairs.certificate[0]["method"]} == set(CHECKS["steps"])
+    claims = [stepwise(blocks), stepwise(pairs), stepwise(blocks, 37.0), stepwise(pairs, 37.0), stepwise(pairs, 40.0)]
+    for name in ("prices", "degrees", "blocks"):
+        proof = {**pairs.certificate[0], name: pairs.certificate[0][name][1:]}
+        claims.append(stepwise(Bound(pairs.value, pairs.source, [proof])))
+    done = run(*(write_certificates(tmp_path / f"{i}.json", claim) for i, claim in enumerate(claims)))
+    lines = done.stdout.splitlines()
+    assert [("proven by" in line) for line in lines if "layer 0" in line] == [True, True] + [False] * 6
+    assert sum("REJECTED" in line for line in lines if "layer 0" in line) == 6
+    assert sum("placement: valid, 39, " in line for line in lines) == 2
+
+
 @pytest.fixture
 def document():
     problem = PlacementProblem([[9, 5, 4, 2, 8, 1]], 2)
-    return json.loads(certificates_json(certified(problem, contiguous(problem)), "mine"))
+    return json.loads(certificates_json(problem, contiguous(problem), bounds.lower_bound(problem), "mine"))
 
 
 def told(document, path, capsys):
@@ -161,6 +188,9 @@ def test_a_false_claim_ends_with_1(document, change, reason, tmp_path, capsys):
         (lambda s: s["layers"][0].update(reference=[0, 1, 9]), "reference is not a list of experts"),
         (lambda s: s["layers"][0]["slots"].update(mine=[0, 1]), "are not 6 integers"),
         (lambda s: s["layers"][0].update(placements={"mine": 7}), "mine is not a text"),
+        (lambda s: s["layers"][0].update(steps=[[9, 5, 4, 2, 8, 0]]), "steps are not whole loads that add up"),
+        (lambda s: s["layers"][0].update(steps=[[9, 5, 4, 2, 8, 2], [0, 0, 0, 0, 0, -1]]), "steps are not whole"),
+        (lambda s: s["layers"][0].update(steps=[[9, 5, 4, 2, 8]]), "steps are not whole"),
     ],
 )
 def test_a_document_that_is_none_is_one_line_and_ends_with_2(document, change, reason, tmp_path, capsys):
