@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,8 @@ def digest(problem: PlacementProblem) -> str:
     return hashed.hexdigest()[:16]
 
 
-def loads(num_experts: int, spread: int, seed: int, drift: int = 0, window: int = 0) -> list[int]:
+@cache  # many instances share theirs
+def loads(num_experts: int, spread: int, seed: int, drift: int = 0, window: int = 0) -> tuple[int, ...]:
     """``[experts]`` loads of one window; see :class:`Instance`.
 
     Expert e gets ``MEDIAN`` times the power of two whose exponent is (``spread`` times the normal number of the text
@@ -159,7 +161,7 @@ def loads(num_experts: int, spread: int, seed: int, drift: int = 0, window: int 
         whole, part = divmod(deviation * _PER_DEVIATION // 1000, 1 << 32)
         power = MEDIAN * _power_of_two(part)
         found.append(power << whole >> _BITS if whole >= 0 else power >> (_BITS - whole))
-    return found
+    return tuple(found)
 
 
 def _normal(text: str) -> int:

@@ -1,5 +1,6 @@
 """Named instances are the same everywhere, and their records hold."""
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -20,6 +21,14 @@ def test_every_instance_is_what_its_hash_says_and_they_cover_the_variants():
     assert {"partition", "replicas", "8 groups on 4 nodes", "copies apart", "slots may be empty"} <= told
     assert {"optimal split", "at most 8 moves"} <= told
     assert any(problem.objective == "moves" for problem in problems.values())
+
+
+def test_loads_are_what_the_page_says():
+    for expert, tokens in enumerate(loads(40, 700, seed=5, drift=300, window=2)):
+        digests = [hashlib.sha256(text.encode()).digest() for text in (f"5/{expert}", f"5/{expert}/2")]
+        own, drift = (sum(int.from_bytes(d[i : i + 2], "big") for i in range(0, 32, 2)) - 524_280 for d in digests)
+        x = math.floor((700 * own + 300 * drift) / 1000 * 81881) / 2**32
+        assert abs(tokens - math.floor(4096 * 2**x)) <= 1
 
 
 def test_loads_are_log_normal_in_whole_numbers():
