@@ -1509,11 +1509,11 @@ def _entries(setting: dict[str, Any], rows: Any, folder: Path) -> Iterator[Entry
         own = _dict(record, "slots")
         placed, instead = {}, {}
         for name, makespan in placements.items():
+            rows_left = files.get(name)
+            slots = own.get(name) if rows_left is None or makespan == "none" else next(rows_left)
             if not re.match(r"\d", makespan):
                 instead[name] = makespan
                 continue
-            rows_left = files.get(name)
-            slots = own.get(name) if rows_left is None else next(rows_left)
             if slots is not None and not (_is_row(slots) and len(slots) == layer.num_slots):
                 raise Unreadable(f"the slots of {name} are not {layer.num_slots} integers")
             placed[name] = Claim(slots, _fraction(placements, name), bound=bound, source=source)
@@ -1579,8 +1579,8 @@ def _layer(setting: dict[str, Any], record: dict[str, Any], loads: list[float]) 
 def _sha256(rows: list[Any]) -> str:
     """Hash of loads as little-endian 64-bit integers, or floats where any is one, row by row."""
     numbers = [number for row in rows if isinstance(row, list) for number in row]
-    kinds = {type(number) for number in numbers}
-    if len({len(row) if isinstance(row, list) else 0 for row in rows} - {0}) != 1 or not kinds <= {int, float}:
+    kinds, lengths = {type(number) for number in numbers}, {len(row) if isinstance(row, list) else 0 for row in rows}
+    if len(lengths) != 1 or not numbers or not kinds <= {int, float}:
         raise Unreadable("the loads are not rows of as many numbers")
     if not all(0 <= number < 2**63 for number in numbers):  # nan is not
         raise Unreadable("the loads are not finite and >= 0")

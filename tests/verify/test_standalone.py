@@ -201,9 +201,23 @@ def test_a_document_that_is_none_is_one_line_and_ends_with_2(document, change, r
     assert shown.err.count("\n") == 1
 
 
+def test_rows_of_a_file_belong_to_the_layers_that_have_a_placement(tmp_path, capsys):
+    problem = PlacementProblem([[9, 5, 4, 2, 8, 1]] * 3, 2)
+    document = json.loads(certificates_json(problem, contiguous(problem), bounds.lower_bound(problem), "mine"))
+    (setting,) = document["settings"]
+    setting["files"] = {"mine": "mine.csv"}
+    setting["layers"][0]["placements"]["mine"] = "none"
+    setting["layers"][1]["placements"]["mine"] = "REJECTED: so it says"
+    (tmp_path / "mine.csv").write_text("0,0,0,0,0,0\n0,1,2,3,4,5\n")
+    code, shown = told(document, tmp_path / "a.json", capsys)
+    assert code == 1
+    assert "1 placements; bounds: 3 proven; 1 rejected" in shown.out
+    assert "    mine: valid, 18" in shown.out
+
+
 def test_loads_that_were_changed_are_noticed_by_their_hash(document, tmp_path, capsys):
     (rows,) = document["loads"].values()
-    for row in ([9, 5, 4, 2, 8, 2], [9, 5, 4, 2, 8, -1], [9, 5, 4, 2, 8, True], [9, 5, 4, 2, 8, float("nan")], "9"):
+    for row in ([9, 5, 4, 2, 8, 2], [9, 5, 4, 2, 8, -1], [9, 5, 4, 2, 8, True], [9, 5, 4, 2, 8, float("nan")], [], "9"):
         rows[0] = row
         code, shown = told(document, tmp_path / "a.json", capsys)
         assert code == 2
