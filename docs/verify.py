@@ -1469,7 +1469,7 @@ def main(arguments: Sequence[str]) -> int:
 def _lines(entry: Entry, verdict: LayerVerdict, placed: dict[str, LayerVerdict]) -> Iterator[str]:
     bound = entry.bound.bound
     value = "no bound" if bound is None else f"at least {short(Fraction(bound))}"
-    how = f"proven by {entry.bound.source}" if verdict.bound == PROVEN else verdict.reason
+    how = f"proven by {entry.bound.certificate['method']}" if verdict.bound == PROVEN else verdict.reason
     yield f"  layer {entry.number}: {value}, {_printable(how)}"
     for name in entry.placed:
         found = placed.get(name)
