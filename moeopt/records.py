@@ -32,8 +32,7 @@ RECORDS = Path(__file__).resolve().parent.parent / "docs" / "instances"
 
 _BEGIN, _END = "<!-- instances -->\n", "<!-- /instances -->"
 _HEADINGS = (
-    "instance", "experts, GPUs, slots per GPU", "rules", "best known", "proven bound", "gap", "status", "proven by",
-    "placement", "bound",
+    "instance", "experts, GPUs × slots", "rules", "best known", "proven bound", "gap, %", "status", "proven by", "found by",
 )  # fmt: skip
 
 
@@ -168,16 +167,24 @@ def _row(name: str, record: Record, folder: str) -> tuple[str, ...]:
     known = reached is not None or bound is not None
     return (
         f"[`{name}`]({folder}/{name}.json)" if known else f"`{name}`",
-        f"{problem.num_experts}, {problem.num_gpus}, {problem.slots_per_gpu}",
+        f"{problem.num_experts}, {problem.num_gpus} × {problem.slots_per_gpu}",
         rules(problem),
         _number(reached),
         _number(bound),
-        "" if gap is None else f"{float(100 * gap):.4f} %",
+        "" if gap is None else f"{float(100 * gap):.4f}",
         "closed" if closed else "open",
         f"`{record.certificate['method']}`" if record.certificate else "",
-        f"{record.placed_by}, {record.placed_on}" if record.placed_by else "",
-        f"{record.proved_by}, {record.proved_on}" if record.proved_by else "",
+        _credits(record),
     )
+
+
+def _credits(record: Record) -> str:
+    """Who found placement and bound, and when: once, if it was one and the same."""
+    placed = f"{record.placed_by}, {record.placed_on}" if record.placed_by else ""
+    proved = f"{record.proved_by}, {record.proved_on}" if record.proved_by else ""
+    if placed == proved:
+        return placed
+    return "; ".join([*(["placement " + placed] if placed else []), *(["bound " + proved] if proved else [])])
 
 
 def rules(problem: PlacementProblem) -> str:
