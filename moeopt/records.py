@@ -32,8 +32,16 @@ RECORDS = Path(__file__).resolve().parent.parent / "docs" / "instances"
 
 _BEGIN, _END = "<!-- instances -->\n", "<!-- /instances -->"
 _HEADINGS = (
-    "instance", "experts, GPUs × slots", "rules", "best known", "proven bound", "gap, %", "status", "proven by", "found by",
-)  # fmt: skip
+    "instance",
+    "experts, GPUs x slots",
+    "rules",
+    "best known",
+    "proven bound",
+    "gap, %",
+    "status",
+    "proven by",
+    "found by",
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def _row(name: str, record: Record, folder: str) -> tuple[str, ...]:
     known = reached is not None or bound is not None
     return (
         f"[`{name}`]({folder}/{name}.json)" if known else f"`{name}`",
-        f"{problem.num_experts}, {problem.num_gpus} × {problem.slots_per_gpu}",
+        f"{problem.num_experts}, {problem.num_gpus} x {problem.slots_per_gpu}",
         rules(problem),
         _number(reached),
         _number(bound),

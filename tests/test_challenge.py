@@ -63,7 +63,7 @@ def test_what_is_better_is_written_and_what_is_not_is_said(there, capsys):
     assert (record.placed_by, record.proved_by) == ("another", "a prover")
     page = (there / "instances.md").read_text()
     row = next(line for line in page.splitlines() if NAME in line)
-    assert row.startswith(f"| [`{NAME}`](instances/{NAME}.json) | 24, 10 × 3 | replicas |")
+    assert row.startswith(f"| [`{NAME}`](instances/{NAME}.json) | 24, 10 x 3 | replicas |")
     assert re.search(r"open \| `configuration_lp` \| placement another, [-0-9]+; bound a prover, [-0-9]+ \|$", row)
     assert page.startswith("# Instances\n")
     assert page.endswith("\n\nThe end.\n")
