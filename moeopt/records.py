@@ -22,7 +22,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP
 from moeopt.verify.check import LayerVerdict, check_layer
 from moeopt.verify.document import Entry, Unreadable, read_document
-from moeopt.verify.layer import Claim
+from moeopt.verify.layer import Claim, ExactLayer
 from moeopt.verify.solution import exact_layer
 
 File = str | os.PathLike[str]
@@ -42,6 +42,8 @@ _HEADINGS = (
     "proven by",
     "found by",
 )
+
+_CREDITS = ("placed_by", "placed_on", "proved_by", "proved_on")
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,18 @@ class Record:
 
     def json(self) -> bytes:
         """Return the record as a document that ``docs/verify.py`` checks; both claims are checked once more."""
-        names = ("placed_by", "placed_on", "proved_by", "proved_on")
-        head = {"instance": self.problem.load.source} | {name: getattr(self, name) for name in names}
+        head = {"instance": self.problem.load.source} | {key: getattr(self, key) for key in _CREDITS}
         by_steps, placement = self.problem.steps is not None, self.placement
         return certificates_json(self.problem, placement, self.float_bound, "best known", by_steps=by_steps, head=head)
 
 
 def checked(problem: PlacementProblem, claim: Claim) -> LayerVerdict:
     """Return the verdict on a claim about an instance; one that knows its steps is about what these cost."""
-    return check_layer(exact_layer(problem, 0, by_steps=problem.steps is not None), claim, 0, 0)
+    return check_layer(_layer(problem), claim, 0, 0)
+
+
+def _layer(problem: PlacementProblem) -> ExactLayer:
+    return exact_layer(problem, 0, by_steps=problem.steps is not None)
 
 
 def read_record(name: str, folder: File = RECORDS) -> Record:
@@ -110,19 +115,19 @@ def read_record(name: str, folder: File = RECORDS) -> Record:
         return Record(problem)
     entries = entries_for(problem, path)
     head = json.loads(path.read_bytes())
-    if len(entries) != 1 or head.get("instance") != name:
-        raise InputError(f"{printable(path)}: no record of {name}")
+    if len(entries) != 1 or head.get("instance") != name or entries[0].layer != _layer(problem):
+        raise InputError(f"{printable(path)}: no record of {name}, with its loads and rules")
+    for key in _CREDITS:
+        if not isinstance(head.get(key), str):
+            raise InputError(f"{printable(path)}: {key} is not a text")
     slots = [claim.slots for claim in entries[0].placed.values()]
     bound = entries[0].bound
     return Record(
         problem,
         slots=slots[0] if slots else None,
-        placed_by=head["placed_by"],
-        placed_on=head["placed_on"],
         bound=None if bound.bound is None else Fraction(bound.bound),
         certificate=bound.certificate or {},
-        proved_by=head["proved_by"],
-        proved_on=head["proved_on"],
+        **{key: head[key] for key in _CREDITS},
     )
 
 

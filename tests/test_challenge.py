@@ -112,6 +112,20 @@ def spoilt_record(there):
     return ("poor.json",)
 
 
+def record_of_other_rules(there):
+    assert submit("poor.json") == 0
+    path = there / "instances" / f"{NAME}.json"
+    path.write_text(path.read_text().replace('"allow_empty_slots": false', '"allow_empty_slots": true'))
+    return ("poor.json",)
+
+
+def record_without_credits(there):
+    assert submit("poor.json") == 0
+    path = there / "instances" / f"{NAME}.json"
+    path.write_text(path.read_text().replace('"placed_by"', '"by"'))
+    return ("poor.json",)
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
@@ -123,6 +137,8 @@ def spoilt_record(there):
         (no_page, "--records=instances: there is no page"),
         (no_marks, "lacks <!-- instances -->"),
         (spoilt_record, f"instances/{NAME}.json: settings is not a list"),
+        (record_of_other_rules, f"{NAME}.json: no record of {NAME}, with its loads and rules"),
+        (record_without_credits, f"{NAME}.json: placed_by is not a text"),
         (lambda there: ("none.json",), "none.json: cannot be read"),
         (lambda there: ("poor.json", "--certificates", "poor.json"), "poor.json: not a JSON object"),
         (lambda there: (), "submit needs a placement, certificates, or both"),
