@@ -122,6 +122,8 @@ def read_record(name: str, folder: File = RECORDS) -> Record:
             raise InputError(f"{printable(path)}: {key} is not a text")
     slots = [claim.slots for claim in entries[0].placed.values()]
     bound = entries[0].bound
+    if bound.bound is not None and not (isinstance(bound.certificate, dict) and "method" in bound.certificate):
+        raise InputError(f"{printable(path)}: the bound has no certificate that names its method")
     return Record(
         problem,
         slots=slots[0] if slots else None,

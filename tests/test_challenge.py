@@ -126,6 +126,13 @@ def record_without_credits(there):
     return ("poor.json",)
 
 
+def record_without_proof(there):
+    assert submit("--certificates", "mean.json") == 0
+    path = there / "instances" / f"{NAME}.json"
+    path.write_text(path.read_text().replace('"certificate": {"method"', '"certificate": {"name"'))
+    return ("poor.json",)
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
@@ -139,6 +146,7 @@ def record_without_credits(there):
         (spoilt_record, f"instances/{NAME}.json: settings is not a list"),
         (record_of_other_rules, f"{NAME}.json: no record of {NAME}, with its loads and rules"),
         (record_without_credits, f"{NAME}.json: placed_by is not a text"),
+        (record_without_proof, f"{NAME}.json: the bound has no certificate that names its method"),
         (lambda there: ("none.json",), "none.json: cannot be read"),
         (lambda there: ("poor.json", "--certificates", "poor.json"), "poor.json: not a JSON object"),
         (lambda there: (), "submit needs a placement, certificates, or both"),
