@@ -16,6 +16,7 @@ import numpy as np
 
 from moeopt._files import write_whole
 from moeopt.bounds import Bound, Certificate
+from moeopt.errors import InputError
 from moeopt.load import LoadMatrix
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -199,9 +200,11 @@ def write_certificates(path: str | os.PathLike[str], solution: Solution | Stepwi
     Raises
     ------
     InputError
-        If the file cannot be written; it is whole or as it was.
+        For steps that are no counts, or if the file cannot be written; it is whole or as it was.
     """
     by_steps = not isinstance(solution, Solution)
+    if by_steps and not solution.problem.load.is_integer:
+        raise InputError("steps must be whole numbers in a document: sums of others are rounded")
     content = certificates_json(solution.problem, solution.placement, solution.bound, "placement", by_steps=by_steps)
     return write_whole(path, content)
 

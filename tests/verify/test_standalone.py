@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from standalone_verify import TARGET, standalone
 
-from moeopt import Bound, PlacementProblem, Solution, bounds, verify
+from moeopt import Bound, InputError, PlacementProblem, Solution, bounds, verify
 from moeopt.balancers import contiguous, eplb
 from moeopt.bounds.steps import pair_lp
 from moeopt.certificates import certificates_json, write_certificates
@@ -126,6 +126,14 @@ def test_the_script_knows_what_steps_cost(tmp_path):
     assert [("proven by" in line) for line in lines if "layer 0" in line] == [True, True] + [False] * 6
     assert sum("REJECTED" in line for line in lines if "layer 0" in line) == 6
     assert sum("placement: valid, 39, " in line for line in lines) == 2
+
+
+def test_steps_that_are_no_counts_are_not_written(tmp_path):
+    problem = PlacementProblem(Trace([[[1.5, 1, 1, 1]], [[1, 1, 1, 0.25]]]), 2)
+    claims = SimpleNamespace(problem=problem, placement=contiguous(problem), bound=bounds.steps_bound(problem))
+    with pytest.raises(InputError, match="steps must be whole numbers"):
+        write_certificates(tmp_path / "a.json", claims)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
