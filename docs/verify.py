@@ -15,6 +15,7 @@ import math
 import re
 import struct
 import sys
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -871,6 +872,120 @@ def _regrouped(layer: ExactLayer) -> int:
 
 
 # --------------------------------------------------------------------------------
+# moeopt/verify/window_cover.py
+#
+# Re-check bounds for partitions by searching all covers with sets within a window of loads, in exact integers.
+
+
+window_cover_MAX_EXPERTS, MAX_SETS, window_cover_MAX_STEPS, MAX_WORK = 128, 300_000, 3_000_000, 20_000_000
+"""Experts, sets of them within the window, steps to list these, sets seen in the search; beyond nothing is decided."""
+
+Sets = list[tuple[int, int, list[int]]]
+"""Slack of a set up to the limit, its experts as a bit mask, and as a list."""
+
+
+def window_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless no placement stays below the certificate's threshold.
+
+    Suppose one does: no GPU is above ``limit``, the largest whole load below the threshold. The slacks
+    limit - load of all GPUs add up to ``gpus * limit - total``, so none exceeds that. All sets of as many
+    experts as a GPU has slots within that window are listed; the search finds no choice of them that
+    holds every expert once.
+    """
+    threshold = number(certificate, "threshold") * layer.scale
+    if threshold < value:
+        raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
+    if layer.num_redundant:
+        raise Rejected("the problem has replicas, the bound is for partitions")
+    if layer.num_experts > window_cover_MAX_EXPERTS:
+        raise Undecided(f"covers of {layer.num_experts} experts take too long to check")
+    limit = (threshold.numerator - 1) // threshold.denominator
+    budget = layer.num_gpus * limit - sum(layer.loads)
+    if budget >= 0:
+        sets = _sets(sorted(layer.loads), layer.slots_per_gpu, limit, limit - budget)
+        if Covers(layer.num_experts, layer.slots_per_gpu).exists(sets, budget, layer.num_gpus):
+            raise Rejected("a placement stays below the certificate's threshold")
+
+
+def _sets(loads: list[int], size: int, most: int, least: int) -> Sets:
+    """Sets of ``size`` experts with least <= load <= most, the fullest first; ``loads`` rise."""
+    before, count = [0, *accumulate(loads)], len(loads)
+    found: Sets = []
+    waiting: list[tuple[int, list[int]]] = [(0, [])]
+    steps = 0
+    while waiting:
+        load, experts = waiting.pop()
+        missing = size - len(experts)
+        if not missing:
+            found.append((most - load, sum(1 << expert for expert in experts), experts))
+            continue
+        for expert in range(experts[-1] + 1 if experts else 0, count - missing + 1):
+            steps += 1
+            if load + before[expert + missing] - before[expert] > most:
+                break
+            if load + loads[expert] + before[count] - before[count - missing + 1] >= least:
+                waiting.append((load + loads[expert], [*experts, expert]))
+        if steps > window_cover_MAX_STEPS or len(found) > MAX_SETS:
+            raise Undecided(f"the sets of {size} experts below the threshold take too long to list")
+    return sorted(found)
+
+
+class Covers:
+    """The search for sets that hold every expert once."""
+
+    def __init__(self, num_experts: int, size: int) -> None:
+        self.num_experts, self.size = num_experts, size
+        self.failed: set[int] = set()
+        self.work = 0
+
+    def exists(self, sets: Sets, slack: int, missing: int, covered: int = 0) -> bool:
+        """Whether ``missing`` of the sets, disjoint and of so much slack together, hold all experts not ``covered``.
+
+        What is covered fixes the slack left, so that it fails for good. Some set holds the rarest expert.
+        """
+        if not missing:
+            return True
+        often, sets = self._possible(sets, slack, covered)
+        rarest = min(often, key=lambda expert: often[expert], default=None)
+        for known in sets if rarest is not None else []:
+            taken, mask, experts = known
+            if rarest in experts and covered | mask not in self.failed:
+                self.work += len(sets)
+                rest = [other for other in sets if not other[1] & mask and other[0] <= slack - taken]
+                if self.exists(rest, slack - taken, missing - 1, covered | mask):
+                    return True
+        self.failed.add(covered)
+        return False
+
+    def _possible(self, sets: Sets, slack: int, covered: int) -> tuple[dict[int, int], Sets]:
+        """In how many sets every expert is that is not ``covered``, and the sets that a cover may have; or nothing.
+
+        Give every expert an even share of its set's slack: the shares add up to ``slack``. So the least shares of
+        all experts, and those of one set with the least of all others, add up to no more, the greatest to no less.
+        """
+        self.work += len(sets)
+        if self.work > MAX_WORK:
+            raise Undecided("the search for covers takes too long")
+        often: dict[int, int] = {}
+        least: dict[int, int] = {}
+        most: dict[int, int] = {}
+        for taken, _, experts in sets:
+            for expert in experts:
+                often[expert] = often.get(expert, 0) + 1
+                least.setdefault(expert, taken)
+                most[expert] = taken
+        lowest, highest, whole = sum(least.values()), sum(most.values()), self.size * slack
+        if len(often) + covered.bit_count() < self.num_experts or not lowest <= whole <= highest:
+            return {}, []
+        return often, [
+            (taken, mask, experts)
+            for taken, mask, experts in sets
+            if lowest + self.size * taken - sum(least[expert] for expert in experts) <= whole
+            and highest + self.size * taken - sum(most[expert] for expert in experts) >= whole
+        ]
+
+
+# --------------------------------------------------------------------------------
 # moeopt/verify/pairing.py
 #
 # Re-check bounds for two slots per GPU from weighted points, in exact integers.
@@ -946,120 +1061,6 @@ def _costs(
             ]
         )
     return costs
-
-
-# --------------------------------------------------------------------------------
-# moeopt/verify/window_cover.py
-#
-# Re-check bounds for partitions by searching all covers with sets within a window of loads, in exact integers.
-
-
-MAX_EXPERTS, MAX_SETS, window_cover_MAX_STEPS, MAX_WORK = 128, 300_000, 3_000_000, 20_000_000
-"""Experts, sets of them within the window, steps to list these, sets seen in the search; beyond nothing is decided."""
-
-Sets = list[tuple[int, int, list[int]]]
-"""Slack of a set up to the limit, its experts as a bit mask, and as a list."""
-
-
-def window_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
-    """Reject unless no placement stays below the certificate's threshold.
-
-    Suppose one does: no GPU is above ``limit``, the largest whole load below the threshold. The slacks
-    limit - load of all GPUs add up to ``gpus * limit - total``, so none exceeds that. All sets of as many
-    experts as a GPU has slots within that window are listed; the search finds no choice of them that
-    holds every expert once.
-    """
-    threshold = number(certificate, "threshold") * layer.scale
-    if threshold < value:
-        raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
-    if layer.num_redundant:
-        raise Rejected("the problem has replicas, the bound is for partitions")
-    if layer.num_experts > MAX_EXPERTS:
-        raise Undecided(f"covers of {layer.num_experts} experts take too long to check")
-    limit = (threshold.numerator - 1) // threshold.denominator
-    budget = layer.num_gpus * limit - sum(layer.loads)
-    if budget >= 0:
-        sets = _sets(sorted(layer.loads), layer.slots_per_gpu, limit, limit - budget)
-        if _Covers(layer.num_experts, layer.slots_per_gpu).exists(sets, budget, layer.num_gpus):
-            raise Rejected("a placement stays below the certificate's threshold")
-
-
-def _sets(loads: list[int], size: int, most: int, least: int) -> Sets:
-    """Sets of ``size`` experts with least <= load <= most, the fullest first; ``loads`` rise."""
-    before, count = [0, *accumulate(loads)], len(loads)
-    found: Sets = []
-    waiting: list[tuple[int, list[int]]] = [(0, [])]
-    steps = 0
-    while waiting:
-        load, experts = waiting.pop()
-        missing = size - len(experts)
-        if not missing:
-            found.append((most - load, sum(1 << expert for expert in experts), experts))
-            continue
-        for expert in range(experts[-1] + 1 if experts else 0, count - missing + 1):
-            steps += 1
-            if load + before[expert + missing] - before[expert] > most:
-                break
-            if load + loads[expert] + before[count] - before[count - missing + 1] >= least:
-                waiting.append((load + loads[expert], [*experts, expert]))
-        if steps > window_cover_MAX_STEPS or len(found) > MAX_SETS:
-            raise Undecided(f"the sets of {size} experts below the threshold take too long to list")
-    return sorted(found)
-
-
-class _Covers:
-    """The search for sets that hold every expert once."""
-
-    def __init__(self, num_experts: int, size: int) -> None:
-        self.num_experts, self.size = num_experts, size
-        self.failed: set[int] = set()
-        self.work = 0
-
-    def exists(self, sets: Sets, slack: int, missing: int, covered: int = 0) -> bool:
-        """Whether ``missing`` of the sets, disjoint and of so much slack together, hold all experts not ``covered``.
-
-        What is covered fixes the slack left, so that it fails for good. Some set holds the rarest expert.
-        """
-        if not missing:
-            return True
-        often, sets = self._possible(sets, slack, covered)
-        rarest = min(often, key=lambda expert: often[expert], default=None)
-        for known in sets if rarest is not None else []:
-            taken, mask, experts = known
-            if rarest in experts and covered | mask not in self.failed:
-                self.work += len(sets)
-                rest = [other for other in sets if not other[1] & mask and other[0] <= slack - taken]
-                if self.exists(rest, slack - taken, missing - 1, covered | mask):
-                    return True
-        self.failed.add(covered)
-        return False
-
-    def _possible(self, sets: Sets, slack: int, covered: int) -> tuple[dict[int, int], Sets]:
-        """In how many sets every expert is that is not ``covered``, and the sets that a cover may have; or nothing.
-
-        Give every expert an even share of its set's slack: the shares add up to ``slack``. So the least shares of
-        all experts, and those of one set with the least of all others, add up to no more, the greatest to no less.
-        """
-        self.work += len(sets)
-        if self.work > MAX_WORK:
-            raise Undecided("the search for covers takes too long")
-        often: dict[int, int] = {}
-        least: dict[int, int] = {}
-        most: dict[int, int] = {}
-        for taken, _, experts in sets:
-            for expert in experts:
-                often[expert] = often.get(expert, 0) + 1
-                least.setdefault(expert, taken)
-                most[expert] = taken
-        lowest, highest, whole = sum(least.values()), sum(most.values()), self.size * slack
-        if len(often) + covered.bit_count() < self.num_experts or not lowest <= whole <= highest:
-            return {}, []
-        return often, [
-            (taken, mask, experts)
-            for taken, mask, experts in sets
-            if lowest + self.size * taken - sum(least[expert] for expert in experts) <= whole
-            and highest + self.size * taken - sum(most[expert] for expert in experts) >= whole
-        ]
 
 
 # --------------------------------------------------------------------------------
@@ -1147,6 +1148,118 @@ def _add_up(proven: Fraction, value: Fraction, layer: ExactLayer) -> None:
 
 
 # --------------------------------------------------------------------------------
+# moeopt/verify/moves_cover.py
+#
+# Re-check the fewest moves of partitions by all contents of GPUs that lack little, and their covers, in integers.
+
+
+moves_cover_MAX_EXPERTS, moves_cover_MAX_SLOTS, moves_cover_MAX_STEPS, MAX_CONTENTS = 1024, 64, 10_000_000, 300_000
+"""Experts, slots per GPU, steps to list contents, contents listed; beyond nothing is decided."""
+
+MAX_PRICE = 1 << 40
+"""Price beyond which nothing is decided: all sums stay far below 2**60."""
+
+STEPS = 512
+"""Steps of the ceiling in the table that prunes the listing."""
+
+NOTHING = -(1 << 61)
+"""Worth of contents that there are not."""
+
+
+def moves_cover(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless every placement within the ceiling has the certificate's ``moves`` or more.
+
+    A GPU's content is worth the prices of its experts less ``unit`` for each arrival. No content within the ceiling
+    is worth more than the certificate's ``worth`` of its GPU; so a placement with fewer moves lacks what these and
+    the prices of all experts leave, exactly. All contents that lack no more are listed, and the search finds no
+    choice of them, one for each GPU, that holds every expert once.
+    """
+    moves, unit = integer(certificate, "moves"), integer(certificate, "unit")
+    prices, worth = integers(certificate, "prices"), integers(certificate, "worth")
+    if layer.ceiling is None or layer.reference is None:
+        raise Rejected("the problem has no reference or no ceiling")
+    if moves < value:
+        raise Rejected(f"the certificate speaks of {moves} moves only")
+    if layer.num_redundant:
+        raise Rejected("the problem has replicas, the bound is for partitions")
+    if unit < 1 or len(prices) != layer.num_experts or len(worth) != layer.num_gpus:
+        raise Rejected("'unit' must be above 0, with a price for every expert and a worth for every GPU")
+    if layer.num_experts > moves_cover_MAX_EXPERTS or layer.slots_per_gpu > moves_cover_MAX_SLOTS:
+        raise Undecided("the contents of GPUs take too long to list")
+    if max(map(abs, [unit, moves, *prices, *worth])) > MAX_PRICE:
+        raise Undecided("prices are too large to check")
+    lacking = (moves - 1) * unit - (sum(prices) - sum(worth))
+    contents: Sets = []
+    listing = _Listing(layer)
+    for gpu, held in enumerate(layer.reference):
+        values = [price if expert in held else price - unit for expert, price in enumerate(prices)]
+        # where nothing may lack anything, it is still to be shown that no content is worth more
+        for found, experts in listing.contents(values, worth[gpu] - max(lacking, -1)):
+            if found > worth[gpu]:
+                raise Rejected(f"a content of GPU {gpu} is worth {found}, more than the certificate says")
+            items = [*experts, layer.num_experts + gpu]
+            contents.append((worth[gpu] - found, sum(1 << item for item in items), items))
+    contents.sort()
+    covers = Covers(layer.num_experts + layer.num_gpus, layer.slots_per_gpu + 1)
+    while lacking >= 0:
+        if covers.exists([content for content in contents if content[0] <= lacking], lacking, layer.num_gpus):
+            raise Rejected("a placement has fewer moves than the certificate says")
+        lacking -= unit
+
+
+class _Listing:
+    """The contents of a GPU within the ceiling, by their worth."""
+
+    def __init__(self, layer: ExactLayer) -> None:
+        assert layer.ceiling is not None
+        self.loads, self.slots = layer.loads, layer.slots_per_gpu
+        self.most = layer.ceiling.numerator * layer.scale // layer.ceiling.denominator
+        # sizes in steps of the ceiling are rounded down: contents that fit still do
+        self.sizes = [min(load * STEPS // self.most, STEPS + 1) if self.most > 0 else 0 for load in layer.loads]
+        self.steps = self.listed = 0
+
+    def contents(self, values: list[int], least: int) -> list[tuple[int, list[int]]]:
+        """Worth and experts of every content worth ``least`` or more."""
+        rest, found = self._rest(values), []
+        waiting: list[tuple[int, int, int, list[int]]] = [(0, 0, STEPS, [])]
+        while waiting:
+            worth, load, room, experts = waiting.pop()
+            missing = self.slots - len(experts)
+            if not missing:
+                found.append((worth, experts))
+                continue
+            for expert in range(experts[-1] + 1 if experts else 0, len(values) - missing + 1):
+                self.steps += 1
+                if worth + rest[expert][missing][room] < least:
+                    break
+                left = room - self.sizes[expert]
+                if left < 0 or load + self.loads[expert] > self.most:
+                    continue
+                if worth + values[expert] + rest[expert + 1][missing - 1][left] >= least:
+                    waiting.append((worth + values[expert], load + self.loads[expert], left, [*experts, expert]))
+            if self.steps > moves_cover_MAX_STEPS or self.listed + len(found) > MAX_CONTENTS:
+                raise Undecided("the contents of GPUs take too long to list")
+        self.listed += len(found)
+        return found
+
+    def _rest(self, values: list[int]) -> list[list[array[int]]]:
+        """Most that 0, 1, .. slots of the experts from one on are worth within every number of steps."""
+        none = array("q", [NOTHING]) * (STEPS + 1)
+        rest = [[array("q", [0]) * (STEPS + 1)] + [none] * self.slots]
+        for value, size in zip(reversed(values), reversed(self.sizes), strict=True):
+            after = rest[-1]
+            row = [after[0]]
+            for n in range(1, self.slots + 1):
+                fuller = [
+                    a if a > b + value else b + value for a, b in zip(after[n][size:], after[n - 1], strict=False)
+                ]
+                row.append(after[n][:size] + array("q", fuller))
+            rest.append(row)
+        rest.reverse()
+        return rest
+
+
+# --------------------------------------------------------------------------------
 # moeopt/verify/check.py
 #
 # check: hold every claim about one layer against exact arithmetic, sharing no code with the methods.
@@ -1160,7 +1273,7 @@ CHECKS: dict[str, dict[str, Check]] = {
         "configuration_lp": configuration_lp,
         "window_cover": window_cover,
     },
-    "moves": {**ON_MOVES, "copy_prices": copy_prices},
+    "moves": {**ON_MOVES, "copy_prices": copy_prices, "moves_cover": moves_cover},
     "steps": {"step_blocks": step_blocks, "step_pairs": step_pairs},
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""

@@ -11,8 +11,9 @@ from moeopt.balancers import eplb, repair, search
 from moeopt.bounds import Bound
 from moeopt.methods import refusal
 from moeopt.solution import Solution
-from moeopt.verify.layer import Rejected, Undecided, exact_layer
+from moeopt.verify.layer import Rejected, Undecided
 from moeopt.verify.moves_cover import moves_cover as check
+from moeopt.verify.solution import exact_layer
 from solvers import moves_cover, solve
 from solvers.drive import Limits
 from solvers.moves_bound import moves_bound

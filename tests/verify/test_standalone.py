@@ -39,6 +39,7 @@ def plain(method, problem, value, **rest):
 def genuine():
     """A bound of every kind that can be proven, by its method, with the problem that it belongs to."""
     few = {"hottest": [0, 1, 2, 3]}
+    covers = {"moves": 2, "unit": 1, "prices": [0] * 12, "worth": [0] * 3}
     found = [
         plain("mean_load", PARTITION, 61.0),
         plain("hottest_replica", PARTITION, 40.0),
@@ -50,6 +51,7 @@ def genuine():
         plain("makespan_within_moves", replace(PARTITION, **REFERENCE, max_moves=1), 129.0),
         plain("moves_needed", replace(SMALL, reference=[[0, 1, 2, 0, 3, 4, 1, 5, 5]]), 1.0),
         plain("arrivals_needed", replace(PARTITION, **REFERENCE, max_makespan=70.0), 2.0),
+        plain("moves_cover", replace(PARTITION, **REFERENCE, max_makespan=70.0), 2.0, **covers),
         plain("copies_needed", replace(SMALL, max_makespan=19.0), 2.0),
         plain("regrouping_needed", replace(PARTITION, **REFERENCE, **NODES, max_makespan=100.0), 4.0),
     ]
