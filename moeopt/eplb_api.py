@@ -91,7 +91,9 @@ def rebalance_experts(
     # torch's own summation order: group loads above 2**24 are rounded, and must round alike
     group_load = tensor.reshape(len(tensor), groups, -1).sum(-1).numpy() if nodes > 1 else None
     staged = place_in_stages(loads, replicas, gpus, _balanced_packing, nodes, group_load)
-    count, log2phy = _replica_tables(staged.expert, staged.slot, loads.shape[1])
+    count = np.zeros(loads.shape, dtype=np.int64)
+    log2phy = np.full((*loads.shape, _count(staged.expert, count)), -1, dtype=np.int64)
+    _list_slots(staged.expert, staged.slot, log2phy)
     return torch.from_numpy(staged.phy2log), torch.from_numpy(log2phy), torch.from_numpy(count)
 
 
@@ -119,18 +121,23 @@ def _torch_sort(weight: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @kernel
-def _replica_tables(expert, slot, num_experts):  # type: ignore[no-untyped-def]
-    """Count the copies of every expert and list their slots in the order of granting."""
-    layers, replicas = expert.shape
-    count = np.zeros((layers, num_experts), dtype=np.int64)
-    for layer in range(layers):
-        for replica in range(replicas):
-            count[layer, expert[layer, replica]] += 1
-    log2phy = np.full((layers, num_experts, count.max()), -1, dtype=np.int64)
-    count[:] = 0
-    for layer in range(layers):
-        for replica in range(replicas):
-            item = expert[layer, replica]
-            log2phy[layer, item, count[layer, item]] = slot[layer, replica]
+def _count(expert, count):  # type: ignore[no-untyped-def]
+    """Add up the copies of every expert, and return the most of any."""
+    most = 0
+    for layer in range(expert.shape[0]):
+        for item in expert[layer]:
             count[layer, item] += 1
-    return count, log2phy
+            most = max(most, count[layer, item])
+    return most
+
+
+@kernel
+def _list_slots(expert, slot, log2phy):  # type: ignore[no-untyped-def]
+    """List the slots of every expert in the order of granting."""
+    given = np.empty(log2phy.shape[1], dtype=np.int64)
+    for layer in range(expert.shape[0]):
+        given[:] = 0
+        for replica in range(expert.shape[1]):
+            item = expert[layer, replica]
+            log2phy[layer, item, given[item]] = slot[layer, replica]
+            given[item] += 1

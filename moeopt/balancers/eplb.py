@@ -108,7 +108,8 @@ def _pack(order, weight, num_packs, slot):  # type: ignore[no-untyped-def]
     for row in range(rows):
         pack_weight[:] = 0
         filled[:] = 0
-        heap[:num_packs] = np.arange(num_packs)
+        for pack in range(num_packs):
+            heap[pack] = pack
         heap[num_packs] = _FULL
         for position in range(items):
             item = order[row, position]
