@@ -1,6 +1,10 @@
 """Sphinx configuration; `sphinx-build -W docs docs/_build` needs no network."""
 
+import json
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from moeopt.report.page.shell import page
 
 project = "moeopt"
 author = "The moeopt developers"
@@ -30,3 +34,16 @@ html_theme = "furo"
 html_title = "moeopt"
 html_static_path = ["_static"]
 html_css_files = ["moeopt.css"]
+
+
+def pages_to_explore(app, error):
+    """Make a page of the data of every result that keeps them; no page of the documentation has such a name."""
+    folder = Path(app.outdir, "results", "explore")
+    folder.mkdir(parents=True, exist_ok=True)
+    for data in sorted(Path(app.srcdir, "results").glob("*.json")):
+        (folder / f"{data.stem}.html").write_bytes(page(json.loads(data.read_text())))
+
+
+def setup(app):
+    """Have the pages to explore made beside the others."""
+    app.connect("build-finished", pages_to_explore)

@@ -294,4 +294,6 @@ def _show(studies: Sequence[Study], facts: Facts) -> None:
         console.print(f"exact methods ran on {facts.cluster}; heuristics were timed on this machine", markup=False)
     if facts.verification is not None:
         console.print(facts.verification, markup=False)
-    console.print(f"written: {Path(facts.arguments.out) / 'report.md'}", markup=False, soft_wrap=True)
+    out = Path(facts.arguments.out)
+    console.print(f"written: {out / 'report.md'}", markup=False, soft_wrap=True)
+    console.print(f"to explore: {out / 'report.html'}", markup=False, soft_wrap=True)

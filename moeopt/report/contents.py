@@ -12,6 +12,7 @@ from moeopt.report.document import document
 from moeopt.report.facts import Facts
 from moeopt.report.files import CERTIFICATES, MANIFEST, manifest
 from moeopt.report.moves_tables import moves_table
+from moeopt.report.page.gap import gap_page
 from moeopt.report.settings import placements_file
 from moeopt.report.study import Study
 from moeopt.report.tables import layer_table, summary_table
@@ -24,6 +25,7 @@ def contents(
     """Return every file of the report by its path in the report's folder."""
     files: dict[str, bytes] = {
         "report.md": document(studies, pictures, facts).encode(),
+        "report.html": gap_page(studies, facts),
         "layers.csv": layer_table(studies).to_csv(index=False, lineterminator="\n").encode(),
         "summary.csv": summary_table(studies).to_csv(index=False, lineterminator="\n").encode(),
     }

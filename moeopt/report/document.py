@@ -29,23 +29,29 @@ Every layer's experts are placed on GPUs so that the fullest GPU has the least l
 expert share its load equally. The problem is posed in its widest reading: a GPU may hold two
 copies of one expert and a slot may stay empty. So one lower bound speaks for all methods."""
 
-MEANING = """\
-## How to read the tables
-
-* **gap** = fullest GPU's load / proven lower bound - 1: a method is *at most* this far above the
-  best possible. The bound is the best of the combinatorial bounds and of all exact methods' bounds,
-  and every method is held against the same one. Where the bound is not tight, the true distance is
-  smaller than the gap.
-* **step gap** = gap of the sums over layers. Layers run one after another, so this is the share
-  of expert time that a better placement could save at most.
-* **imbal.** = fullest / mean GPU load, mean over layers; 1 is perfect balance, but not always possible.
-* **sigma** = standard deviation of all GPUs' shares of their layer's load.
-* **moves** = copies that are not yet on their GPU in the reference placement, all layers together.
-* **opt. %** = share of layers proven within {gap:g} % of the best possible.
-* **run ms** = median over repeats after a warm-up, all layers together, on one machine with nothing else of ours
-  running; an exact method runs once{exact}.
-* Numbers in brackets behind a name: the method has placements on so many of the layers, and its row speaks of those.
-"""
+READINGS = (
+    (
+        "gap",
+        "fullest GPU's load / proven lower bound - 1: a method is at most this far above the best possible. The bound "
+        "is the best of the combinatorial bounds and of all exact methods' bounds, and every method is held against "
+        "the same one. Where the bound is not tight, the true distance is smaller than the gap.",
+    ),
+    (
+        "step gap",
+        "gap of the sums over layers. Layers run one after another, so this is the share of expert time that a better "
+        "placement could save at most.",
+    ),
+    ("imbal.", "fullest / mean GPU load, mean over layers; 1 is perfect balance, but not always possible."),
+    ("sigma", "standard deviation of all GPUs' shares of their layer's load."),
+    ("moves", "copies that are not yet on their GPU in the reference placement, all layers together."),
+    ("opt. %", "share of layers proven within {tolerance:g} % of the best possible."),
+    (
+        "run ms",
+        "median over repeats after a warm-up, all layers together, on one machine with nothing else of ours running; "
+        "an exact method runs once{exact}.",
+    ),
+)
+"""What the columns of the tables mean."""
 
 
 def document(studies: Sequence[Study], pictures: Iterable[str], facts: Facts) -> str:
@@ -67,8 +73,12 @@ def document(studies: Sequence[Study], pictures: Iterable[str], facts: Facts) ->
             parts += _setting(study, available)
     if facts.impossible:
         parts += ["## Settings left out", "\n".join(f"* {reason}" for reason in facts.impossible)]
-    exact = (f", on {facts.cluster}" if facts.cluster else "") + (HINT if facts.effort.hint else "")
-    parts += [MEANING.format(gap=100 * facts.effort.tolerance, exact=exact), "## How to reproduce", _reproduce(facts)]
+    told = [f"* **{name}** = {text}" for name, text in meaning(facts)]
+    told.append(
+        "* Numbers in brackets behind a name: the method has placements on so many of the layers, and its row speaks "
+        "of those."
+    )
+    parts += ["## How to read the tables", "\n".join(told), "## How to reproduce", _reproduce(facts)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -88,6 +98,13 @@ def headline(study: Study) -> list[str]:
     if study.moves is not None:
         sentences.append(sentence(study.moves))
     return sentences
+
+
+def meaning(facts: Facts) -> list[tuple[str, str]]:
+    """Return what every column of the tables means."""
+    exact = (f", on {facts.cluster}" if facts.cluster else "") + (HINT if facts.effort.hint else "")
+    tolerance = 100 * facts.effort.tolerance
+    return [(name, text.format(tolerance=tolerance, exact=exact)) for name, text in READINGS]
 
 
 def in_force(facts: Facts) -> str:

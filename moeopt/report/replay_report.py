@@ -25,6 +25,8 @@ from moeopt.report.facts import TraceRecord
 from moeopt.report.files import MANIFEST, check_folder, manifest, write
 from moeopt.report.inputs import read_reference
 from moeopt.report.machine import this_machine, versions
+from moeopt.report.page.replay import replay_data
+from moeopt.report.page.shell import page
 from moeopt.report.replay_figures import budget_picture, cost_picture, slots_picture
 from moeopt.report.replay_words import (
     ALL_RULES,
@@ -222,6 +224,7 @@ def _contents(worth: Worth, facts: dict[str, Any]) -> dict[str, bytes]:
     """Return every file by its path in the folder."""
     files = {
         "replay.md": document(worth, facts).encode(),
+        "replay.html": page(replay_data(worth, answers(worth), _told_trace(worth, facts["trace"]), facts)),
         "replay.csv": _csv(worth.table),
         "slots.csv": _csv(worth.curve),
         "slot_budget.csv": _csv(worth.budget.table()),
@@ -306,4 +309,6 @@ def _show(worth: Worth, out: str | os.PathLike[str]) -> None:
     console.print(terminal(worth.heading, ON_SCREEN, rows))
     console.print(slots_words(worth.curve, worth.replay.dispatch), markup=False)
     console.print(worth.budget_told, markup=False)
-    console.print(f"written: {Path(out) / 'replay.md'}", markup=False, soft_wrap=True)
+    out = Path(out)
+    console.print(f"written: {out / 'replay.md'}", markup=False, soft_wrap=True)
+    console.print(f"to explore: {out / 'replay.html'}", markup=False, soft_wrap=True)

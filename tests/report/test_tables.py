@@ -11,13 +11,12 @@ from moeopt.cluster import Cluster
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.report.document import agreement, dispatch_price, document, headline, price
-from moeopt.report.facts import Arguments, Facts
 from moeopt.report.figures import pictures
-from moeopt.report.machine import Machine
 from moeopt.report.study import Effort, study
 from moeopt.report.tables import HEADINGS, SummaryRow, cells, percent, summarise, summary_table, terminal
 from moeopt.solution import Solution
 from solvers import solve_cpsat
+from tests.report.facts import facts_of
 
 HEURISTICS = {"contiguous": contiguous, "eplb": eplb, "local_search": local_search}
 ONCE = Effort(repeats=1, time_limit=2.0)
@@ -32,18 +31,6 @@ def only_some(problem, **options):
     rows = contiguous(problem).phy2log.copy()
     rows[:-2] = -1
     return Solution(problem, rows)
-
-
-def facts_of(**changes):
-    arguments = Arguments(
-        trace=(), gpus=None, slots=None, nodes=None, groups=None, methods=None, layers=None, time_limit=None, jobs=None,
-        cluster=None, repeats=1, reference=None, seed=0, out="report", quiet=True, verify=False,
-    )  # fmt: skip
-    facts = Facts(
-        arguments, command=(), effort=Effort(), versions={}, machine=Machine("p", "c", 2), cluster=None, traces=(),
-        small=(), impossible=(),
-    )  # fmt: skip
-    return replace(facts, **changes)
 
 
 def test_summary_numbers_are_those_of_the_layer_rows(problem):

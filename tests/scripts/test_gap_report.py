@@ -16,6 +16,7 @@ import pytest
 
 from moeopt.balancers import contiguous
 from moeopt.bounds import Bound, mean_load
+from moeopt.report.page.shell import data_of
 from moeopt.solution import Solution
 from moeopt.verify.document import main as outsider
 from solvers import SOLVERS
@@ -117,6 +118,15 @@ def test_every_setting_has_its_pictures_and_the_text_names_them(report):
     assert len(names) == 2 * 4
     assert all(f"](figures/{name})" in text for name in names)
     assert all((out / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_the_page_to_explore_has_the_summary_of_every_setting_and_method(report):
+    out, _ = report
+    settings = data_of((out / "report.html").read_bytes())["settings"]
+    rows = [(one["gpus"], one["slots"], method["name"]) for one in settings for method in one["methods"]]
+    summary = pd.read_csv(out / "summary.csv")
+    assert all((out / method["file"]).exists() for one in settings for method in one["methods"] if method["slots"])
+    assert rows == list(zip(summary.num_gpus, summary.num_slots, summary.method, strict=True))
 
 
 def test_the_record_names_arguments_hash_versions_and_files(report, trace):

@@ -8,6 +8,7 @@ import pytest
 
 from moeopt.cli import main
 from moeopt.report.files import is_whole
+from moeopt.report.page.shell import data_of
 from moeopt.traces import generate
 
 POLICIES = ["--policy", "eplb every=4", "--policy", "repair every=4 moves=1"]
@@ -34,6 +35,9 @@ def test_a_trace_becomes_an_answer_a_page_and_its_pictures(recorded, tmp_path, c
         assert f"](figures/{name}.png)" in page
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     table = pd.read_csv(out / "replay.csv")
+    explored = data_of((out / "replay.html").read_bytes())
+    assert [policy["name"] for policy in explored["policies"]] == table.policy.tolist()
+    assert [policy["cost"] for policy in explored["policies"]] == table.cost.tolist()
     assert table.policy.tolist() == ["never", "once", "eplb every 4", "repair every 4, 1 move"]
     record = json.loads((out / "run.json").read_text())
     assert record["move_price"] == pytest.approx(0.1)
