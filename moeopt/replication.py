@@ -1,4 +1,4 @@
-"""EPLB's greedy: hand redundant slots, one by one, to the expert whose replicas are hottest."""
+"""Replica counts: redundant slots are handed out one by one, by EPLB's greedy or another divisor method."""
 
 from __future__ import annotations
 
@@ -37,6 +37,47 @@ def replicate(weight: NDArray[Any], num_replicas: int) -> tuple[NDArray[np.int64
     share = np.empty(expert.shape, dtype=weight.dtype)
     _replicate(np.ascontiguousarray(weight), expert, share)
     return expert, share
+
+
+def divisor_counts(weight: NDArray[np.float64], num_replicas: int, lean: float) -> NDArray[np.int64]:
+    """Replica counts of one layer, ``[experts]``, by a divisor method between EPLB's greedy and its opposite.
+
+    Parameters
+    ----------
+    weight
+        ``[experts]`` loads.
+    num_replicas
+        Sum of the counts, at least ``experts``.
+    lean
+        The next copy goes to the largest ``load / (copies**(1 - lean) * (copies + 1)**lean)`` (ties: lowest id): 0
+        = the hottest replica is split, as EPLB does; 1 = the copy goes where it is hottest afterwards; between
+        them 0.5 is the method of Huntington and Hill.
+
+    Notes
+    -----
+    All these counts are close to proportional. They differ for experts whose replicas are about as
+    hot, which decides whether replicas fit together on GPUs of few slots. O(experts + redundant * log
+    experts). E. V. Huntington, "The apportionment of representatives in Congress", Transactions of the
+    American Mathematical Society 30 (1928), doi 10.1090/S0002-9947-1928-1501423-0.
+    """
+    counts = np.empty(len(weight), dtype=np.int64)
+    divide(np.asarray(weight, dtype=np.float64), num_replicas, lean, counts)
+    return counts
+
+
+@kernel
+def divide(weight, num_replicas, lean, counts):  # type: ignore[no-untyped-def]
+    """Fill ``counts [experts]`` as ``divisor_counts`` does."""
+    counts[:] = 1
+    heat = weight * 0.5**lean
+    heap = np.arange(weight.size)
+    for root in range(weight.size // 2 - 1, -1, -1):
+        sift_down(heap, heat, root)
+    for _ in range(num_replicas - weight.size):
+        expert = heap[0]
+        counts[expert] += 1
+        heat[expert] = weight[expert] / (counts[expert] ** (1.0 - lean) * (counts[expert] + 1.0) ** lean)
+        sift_down(heap, heat, 0)
 
 
 @kernel

@@ -140,7 +140,15 @@ def _no_prices(problem: PlacementProblem) -> str:
     return "are the first step of covers" if not refusal(moves_cover.solve_layer, problem) else too_many_slots(problem)
 
 
-@refuses(lambda problem: "needs three slots per GPU or more" if problem.slots_per_gpu < 3 else refusal(search, problem))
+def _no_longer(problem: PlacementProblem) -> str:
+    if problem.slots_per_gpu < 3:
+        return "needs three slots per GPU or more"
+    if not refusal(configuration.solve_layer, problem) and problem.num_redundant:
+        return "is left to the walks of the configuration LP's rung, which know better bounds"
+    return refusal(search, problem)
+
+
+@refuses(_no_longer)
 def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
     """More of the search from the best placement, aimed at the best bound."""
     if known.placement is None:

@@ -9,8 +9,15 @@ from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
 from moeopt._stop import Flag, never, raised
+from moeopt.replication import divide
 
 Floats = NDArray[np.float64]
+
+LEANS = (0.0, 0.25, 0.35, 0.15, 0.5, 0.3, 0.2, 0.4, 0.1, 0.6)
+"""Divisor methods (``divisor_counts``) whose counts are worth a walk, in this order: EPLB's may have no packing."""
+
+HOT, COLD = 1.2, 0.8
+"""First and last temperature of a walk, in units of a GPU's average slack."""
 
 _CELLS = 8192
 """Cells of the table that finds the largest replica below a size."""
@@ -331,31 +338,42 @@ def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, coolin
 def walk_row(slots, all_size, target, before, pace, halfway, colocated, state, stop):  # type: ignore[no-untyped-def]
     """Pack ``slots [gpus, 3]`` of ``search`` from scratch under a cap by the walk of ``pack_triples``, or leave them.
 
-    ``pace``: 0 = a first look, 1 = brisk, 2 = thorough. ``halfway``: cap between target and makespan.
+    ``pace``: 0 = a first look, 1 = brisk, 2 = thorough. ``halfway``: cap between target and makespan. After the
+    first look counts come from a divisor method drawn at random.
     """
-    gpus = slots.shape[0]
+    gpus, experts = slots.shape[0], all_size.size - 1
     expert = slots.copy().reshape(-1)
-    expert = expert[np.argsort(all_size[expert], kind="mergesort")]
-    cap, hot, cold, cooling, steps, loose = target, 4.0, 0.66, 150_000, 300_000, 4
+    size = all_size
+    if pace > 0 and expert.size > experts:
+        counts = np.zeros(experts + 1, np.int64)
+        for e in expert:
+            counts[e] += 1
+        weight = (all_size * counts)[:-1]
+        divide(weight, expert.size, LEANS[below(state, len(LEANS))], counts[:-1])
+        counts[-1] = 0
+        expert = np.repeat(np.arange(experts + 1), counts)
+        size = np.append(weight / counts[:-1], 0.0)
+    expert = expert[np.argsort(size[expert], kind="mergesort")]
+    cap, hot, cold, cooling, steps, loose = target, HOT, COLD, 100_000, 300_000, 3
     if pace == 0:
-        cap, hot, cold, cooling, steps, loose = target * 1.0006, 1.0, 0.5, 1000, 2000, 3
+        cap, hot, cold, cooling, steps = target * 1.0006, 1.0, 0.5, 1000, 2000
     elif halfway:
-        cap, hot, cold, cooling, steps = (target + before) / 2, 2.0, 0.6, 20_000, 60_000
+        cap, cooling, steps = (target + before) / 2, 20_000, 60_000
     elif pace == 1:
         cooling, steps = 40_000, 60_000
     if cap >= before:
         cap = target
-    size = all_size[expert] / (cap * (1 - 1e-12))
-    slack = 1 - size.sum() / gpus
-    if size[-1] > 1 or slack <= 0:
+    share = size[expert] / (cap * (1 - 1e-12))
+    slack = 1 - share.sum() / gpus
+    if share[-1] > 1 or slack <= 0:
         return
     owner = expert.copy()
     for r in range(owner.size):  # empty slots are all different, experts are not
-        if owner[r] == all_size.size - 1:
+        if owner[r] == experts:
             owner[r] += r
     members = np.full((gpus, 3), -1, np.int64)
     seed = below(state, 1 << 31)
-    if _walk(size, size, owner, not colocated, loose, hot * slack, cold * slack, cooling, steps, seed, members, stop):
+    if _walk(share, share, owner, not colocated, loose, hot * slack, cold * slack, cooling, steps, seed, members, stop):
         for g in range(gpus):
             for t in range(3):
                 slots[g, t] = expert[members[g, t]]

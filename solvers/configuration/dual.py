@@ -55,11 +55,15 @@ class Relaxation:
 
 @dataclass
 class Dual:
-    """The LP over prices, the contents found so far, the best bound, and the least threshold not refuted."""
+    """The LP over prices, the contents found so far, the best bound, and the least threshold not refuted.
+
+    ``ranges`` are the fewest and most copies of experts whose count is restricted.
+    """
 
     loads: Floats
     num_gpus: int
     slots_per_gpu: int
+    ranges: dict[int, tuple[int, int]] = field(default_factory=dict)
     bound: float = 0.0
     certificate: dict[str, Any] = field(default_factory=dict)
     ceiling: float = math.inf
@@ -71,6 +75,9 @@ class Dual:
         self.expert = np.repeat(np.arange(experts), most)
         self.copies = np.tile(copies, experts)
         self.size = self.loads[self.expert] / self.copies
+        for expert, (fewest, most_here) in self.ranges.items():
+            out = (self.expert == expert) & ((self.copies < fewest) | (self.copies > most_here))
+            self.size[out] = np.inf  # no content holds it
         self.order = np.argsort(self.size, kind="stable")
         self.seen: set[tuple[int, ...]] = set()
         self.contents: list[tuple[int, ...]] = []
@@ -86,18 +93,31 @@ class Dual:
         self._build()
 
     def _build(self) -> None:
-        """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does."""
+        """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does.
+
+        Unless their counts are restricted: prices of such experts are free.
+        """
         experts = len(self.loads)
         infinity = self.highspy.kHighsInf
         self.model.addVars(experts, np.zeros(experts), np.full(experts, infinity))
         self.model.changeColsCost(experts, np.arange(experts, dtype=np.int32), np.full(experts, -1.0))
-        rising = np.argsort(self.loads, kind="stable").astype(np.int32)
+        rising = [e for e in np.argsort(self.loads, kind="stable").astype(np.int32) if int(e) not in self.ranges]
         for lighter, heavier in itertools.pairwise(rising):
             self.model.addRow(0.0, infinity, 2, np.array([lighter, heavier]), np.array([-1.0, 1.0]))
-        self.fixed_rows = experts - 1
+        self.fixed_rows = max(len(rising) - 1, 0)
         most = len(self.size) // experts
         for expert, fewest in enumerate(np.ceil(self.loads / self.bound).clip(1, most).astype(int)):
-            self._add((expert * most + int(fewest) - 1,))
+            low, high = self.ranges.get(expert, (1, most))
+            self._add((expert * most + min(max(int(fewest), low), high) - 1,))
+
+    def within(self, expert: int, fewest: int, most: int) -> Dual:
+        """The same LP where ``expert`` has ``fewest`` to ``most`` copies, from what is known here."""
+        ranges = self.ranges | {expert: (fewest, most)}
+        part = Dual(self.loads, self.num_gpus, self.slots_per_gpu, ranges, self.bound, self.certificate)
+        for content in self.contents:
+            if content not in part.seen and np.isfinite(part.size[list(content)]).all():
+                part._add(content)
+        return part
 
     def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
         """Try thresholds, first in growing steps above the bound, then by bisection."""

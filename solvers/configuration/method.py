@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._stop import stoppable
-from moeopt.balancers.triples import pack_triples
+from moeopt.balancers.triples import COLD, HOT, LEANS, pack_triples
 from moeopt.bounds import Bound
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.methods import even_split, made_for, refuses
 from moeopt.problem import PlacementProblem
-from moeopt.replication import replicate
+from moeopt.replication import divisor_counts
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers.configuration.dual import ConfigurationBound, Dual
 from solvers.configuration.master import fill_contents
+from solvers.configuration.tree import Tree
 from solvers.drive import Hint, Limits, Progress, drive
 
 Floats = NDArray[np.float64]
@@ -149,10 +151,11 @@ def solve_configuration(
 
     Notes
     -----
-    EPLB's replica counts are packed under the combinatorial bound times ``1 + gap`` by a walk over
-    partial partitions (``pack_triples``). Where that fails, the configuration LP raises the bound,
-    and with it the ceiling for the packing. Its prices leave few contents for a GPU where the bound
-    is far above the mean load; branch and bound then chooses contents and counts
+    Replica counts of EPLB, then of other divisor methods, are packed under the combinatorial bound times
+    ``1 + gap`` by a walk over partial partitions (``pack_triples``). Where that fails, the configuration LP
+    raises the bound, and with it the ceiling for the packing. Where it shares a hot expert between two
+    counts, branching on them raises the bound further (``Tree``). Its prices leave few contents for a GPU
+    where the bound is far above the mean load; branch and bound then chooses contents and counts
     (``fill_contents``), without a claim about what it does not find. Its primal solution proposes
     other counts for the walk, and its prices say which replicas must share a GPU.
     """
@@ -172,8 +175,11 @@ _ROUNDS = ((32, 1, False), (1, 0, True), (32, 3, True), (8, 3, True), (3, 3, Tru
 _MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
 
-_SCHEDULES = ((2.0, 0.8), (4.0, 0.6))
-"""First and last temperature of a walk, in units of a GPU's average slack: the first finds more, the second others."""
+_FIRST_WALKS = 3
+"""Walks before the first linear program: most layers near their mean load need no more than one."""
+
+_TREE_SHARE = 0.4
+"""Share of the time left that branching on counts may take before placements are looked for again."""
 
 
 class _LayerSearch:
@@ -186,14 +192,13 @@ class _LayerSearch:
         self.load = self.problem.load.values[0].astype(float)
         self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
         self.proven = Bound.unknown(1)
-        self.walks = 0
         self.makespan = math.inf
         self.phy2log: NDArray[np.int64] | None = None
 
     def run(self) -> Solution:
         if self.known.placement is not None:
             self._accept(self.known.placement.phy2log[0])
-        self._pack_greedy_counts()
+        self._pack_divisor_counts(_FIRST_WALKS)
         if _pairs(self.problem) <= MAX_PAIRS[3]:
             self._use_relaxation()
         return Solution(self.problem, self.phy2log, self.proven, self.limits.stop)
@@ -208,11 +213,12 @@ class _LayerSearch:
         dual = Dual(self.load, self.problem.num_gpus, self.problem.slots_per_gpu)
         for highest in (self.bound * (1 + self.gap / 3), math.inf):
             self._raise_bound(dual, highest)
-            self._pack_greedy_counts()
-        self._pack_greedy_counts()
+            self._pack_divisor_counts(len(LEANS))
+        self._branch(dual)
         for looser, walks, branch in _ROUNDS:
             if self._open() and self.makespan > self._ceiling(looser):
                 self._pack_relaxation(dual, looser, walks, branch)
+        self._branch(dual)
 
     def _open(self) -> bool:
         return not self._closed() and not self.limits.late
@@ -230,14 +236,16 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.phy2log, self.makespan = phy2log, makespan
 
-    def _pack_greedy_counts(self) -> None:
-        """EPLB's counts are nearly those with the most packings, where the mean load is the bottleneck."""
-        counts = np.bincount(replicate(self.load[None], self.problem.slots)[0][0], minlength=len(self.load))
-        for looser in (16, 4, 1, 1):
+    def _pack_divisor_counts(self, walks: int) -> None:
+        """Counts in proportion have the most packings, where the mean load is the bottleneck."""
+        for looser in (16, 4):
             if self._open():
-                self._pack(counts, None, looser, 300_000 // looser)
-            if looser > 1 and self.makespan > self._ceiling(looser):
+                self._pack(divisor_counts(self.load, self.problem.slots, 0.0), None, looser, 300_000 // looser)
+            if self.makespan > self._ceiling(looser):
                 return
+        for lean in LEANS[:walks]:
+            if self._open():
+                self._pack(divisor_counts(self.load, self.problem.slots, lean), None, 1, 300_000)
 
     def _pack_relaxation(self, dual: Dual, looser: int, walks: int, branch: bool) -> None:
         """Round the LP's counts at a ceiling, and pack them by size and by price; or fill contents near its prices."""
@@ -289,15 +297,13 @@ class _LayerSearch:
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
         slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
-        self.walks += 1
-        hot, cold = _SCHEDULES[self.walks % len(_SCHEDULES)]
         walk = partial(
             pack_triples,
             size,
             size if prices is None else (size + (prices / counts)[owner]) / 2,
             owner,
             distinct=not self.problem.allow_colocated,
-            temperature=(hot * slack + 1e-7, cold * slack + 1e-7) if prices is None or slack < 1e-3 else (1e-2, 1e-3),
+            temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None or slack < 1e-3 else (1e-2, 1e-3),
             cooling=steps // 3,
             steps=steps,
             seed=int(self.random.integers(1 << 31)),
@@ -310,6 +316,17 @@ class _LayerSearch:
         if self._open():
             left = None if math.isinf(self.limits.deadline) else self.limits.left
             found = dual.climb(min(self.makespan / (1 + self.gap), highest), left)
-            if found.value > self.bound:
-                self.bound = found.value
-                self.proven = Bound.of_layer(found.value, "configuration_lp", found.certificate)
+            self._improve(found.value, "configuration_lp", found.certificate)
+
+    def _branch(self, dual: Dual) -> None:
+        """Raise the bound by branching on the counts of hot experts."""
+        if self._open():
+            end = time.perf_counter() + _TREE_SHARE * self.limits.left
+            tree = Tree(dual)
+            tree.grow(self.makespan / (1 + self.gap), end)
+            self._improve(tree.bound, "configuration_tree", tree.certificate)
+
+    def _improve(self, bound: float, source: str, certificate: dict[str, Any]) -> None:
+        if bound > self.bound:
+            self.bound = bound
+            self.proven = Bound.of_layer(bound, source, certificate)

@@ -1,0 +1,91 @@
+"""Branching on the counts of hot experts: the configuration LP's bound where it shares one between two counts."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from solvers.configuration.dual import Dual
+
+_HOT = 0.9
+"""Load of an expert, in units of a GPU's mean, from which its count moves the bound."""
+
+_FRACTIONAL = 0.98
+"""Share of an expert on one count from which nothing is gained by branching on it."""
+
+MAX_LEAVES = 64
+"""Leaves at most: each is a few kilobytes of prices, and a linear program."""
+
+
+@dataclass
+class _Node:
+    """A part of the problem: a leaf, or the parts where ``expert`` has at most and more than ``split`` copies."""
+
+    dual: Dual
+    expert: int = -1
+    split: int = 0
+    parts: tuple[_Node, ...] = ()
+
+
+class Tree:
+    """Parts of a layer's problem by the counts of hot experts, each with its own prices.
+
+    The bound is valid at any moment: what a leaf has not proven itself its parent has.
+    """
+
+    def __init__(self, root: Dual) -> None:
+        self.root = _Node(root)
+        self.leaves = [self.root]
+
+    @property
+    def bound(self) -> float:
+        """The least bound of a leaf."""
+        return min(leaf.dual.bound for leaf in self.leaves)
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """What proves the bound: experts and splits, and in the leaves prices."""
+        return {"method": "configuration_tree", "threshold": self.bound, "tree": _written(self.root)}
+
+    def grow(self, target: float, deadline: float) -> None:
+        """Branch until the bound reaches ``target``, no hot expert is shared, or ``time.perf_counter`` the deadline."""
+        while self.bound < target and len(self.leaves) < MAX_LEAVES and time.perf_counter() < deadline:
+            leaf = min(self.leaves, key=lambda leaf: leaf.dual.bound)
+            if not self._branch(leaf, deadline):
+                return
+            for part in leaf.parts:
+                left = None if math.isinf(deadline) else max(deadline - time.perf_counter(), 0.0)
+                part.dual.climb(target, left)
+
+    def _branch(self, leaf: _Node, deadline: float) -> bool:
+        """Split a leaf by the hot expert that is shared most; whether there is one."""
+        dual = leaf.dual
+        relaxation = None if math.isinf(dual.ceiling) else dual.relax(dual.ceiling, deadline)
+        if relaxation is None:
+            return False
+        shares = relaxation.shares / relaxation.shares.sum(axis=1, keepdims=True)
+        heat = dual.loads / (dual.loads.sum() / dual.num_gpus)
+        top = shares.max(axis=1)
+        score = np.where((heat >= _HOT) & (top < _FRACTIONAL), heat * np.minimum(1 - top, 0.5), 0.0)
+        expert = int(np.argmax(score))
+        if score[expert] == 0:
+            return False
+        fewest, most = dual.ranges.get(expert, (1, shares.shape[1]))
+        mean = float(shares[expert] @ np.arange(1, shares.shape[1] + 1))
+        split = min(max(math.floor(mean), fewest), most - 1)
+        leaf.expert, leaf.split = expert, split
+        leaf.parts = (_Node(dual.within(expert, fewest, split)), _Node(dual.within(expert, split + 1, most)))
+        self.leaves.remove(leaf)
+        self.leaves += leaf.parts
+        return True
+
+
+def _written(node: _Node) -> dict[str, Any]:
+    if not node.parts:
+        return {key: node.dual.certificate[key] for key in ("prices", "needed")}
+    fewer, more = (_written(part) for part in node.parts)
+    return {"expert": node.expert, "split": node.split, "fewer": fewer, "more": more}
