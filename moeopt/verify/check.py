@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from moeopt.verify.bounds import ON_MAKESPAN, Check
-from moeopt.verify.configuration import configuration_lp
+from moeopt.verify.configuration import configuration_lp, configuration_tree
 from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import Claim, ExactLayer, Rejected, Undecided, copies_by_gpu, exact, short
 from moeopt.verify.moves import ON_MOVES, makespan_within_moves
@@ -24,6 +24,7 @@ CHECKS: dict[str, dict[str, Check]] = {
         "makespan_within_moves": makespan_within_moves,
         "pairing_lp": pairing_lp,
         "configuration_lp": configuration_lp,
+        "configuration_tree": configuration_tree,
         "window_cover": window_cover,
     },
     "moves": {**ON_MOVES, "copy_prices": copy_prices, "moves_cover": moves_cover},
@@ -31,7 +32,7 @@ CHECKS: dict[str, dict[str, Check]] = {
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
-EVEN_SPLIT = ("pairing_lp", "configuration_lp", "pairing_cpsat")
+EVEN_SPLIT = ("pairing_lp", "configuration_lp", "configuration_tree", "pairing_cpsat")
 """Methods whose proofs have every copy carry an equal share."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import math
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from moeopt import metrics
+from moeopt import Bound, metrics, verify, verify_bound
 from moeopt.balancers import eplb
 from moeopt.errors import InputError, UnsupportedError
 from moeopt.problem import PlacementProblem
@@ -15,6 +17,7 @@ from moeopt.solution import SolveStatus
 from solvers.configuration.dual import Dual
 from solvers.configuration.master import fill_contents
 from solvers.configuration.method import configuration_bound, solve_configuration
+from solvers.configuration.tree import Tree
 
 
 def optimum(loads, num_gpus, slots_per_gpu):
@@ -139,6 +142,48 @@ def test_a_target_stops_the_climb_once_it_is_proven():
     early = configuration_bound(loads, 10, 3, target=float(loads.sum()) / 10)
     assert early.value <= full.value
     assert full.ceiling >= full.value
+
+
+def tree_of(loads, num_gpus, seconds=math.inf):
+    dual = Dual(np.array(loads, dtype=float), num_gpus, 3)
+    root = dual.climb(None, None).value
+    tree = Tree(dual)
+    tree.grow(math.inf, time.perf_counter() + seconds)
+    return root, tree
+
+
+def proven(tree, loads, num_gpus):
+    problem = PlacementProblem([loads], num_gpus, 3 * num_gpus, allow_empty_slots=True)
+    return verify_bound(problem, Bound.of_layer(tree.bound, "configuration_tree", tree.certificate)).proven
+
+
+def test_branching_on_hot_counts_raises_the_bound_but_never_above_the_optimum():
+    raised = 0
+    skewed = [np.ceil(np.random.default_rng(s).lognormal(3, 1.2, 6)).astype(int).tolist() for s in range(24)]
+    others = [(loads, gpus) for loads, gpus, slots in small_instances(60) if slots == 3 and any(loads)]
+    for loads, num_gpus in others + [(loads, 3) for loads in skewed]:
+        root, tree = tree_of(loads, num_gpus)
+        assert root <= tree.bound
+        assert Fraction(tree.bound) <= optimum(loads, num_gpus, 3), (loads, num_gpus)
+        assert proven(tree, loads, num_gpus), (loads, num_gpus)
+        raised += tree.bound > root * (1 + 1e-4)
+    assert raised > 3
+
+
+def test_a_solution_whose_bound_comes_from_branching_is_proven():
+    loads = np.ceil(np.random.default_rng(4).lognormal(5, 1.2, (1, 12)))
+    problem = PlacementProblem(loads, 6, 18, allow_empty_slots=True)
+    solution = solve_configuration(problem, time_limit=2)
+    assert solution.bound_source == ("configuration_tree",)
+    assert verify(problem, solution).proven
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.02, 0.05])
+def test_a_tree_cut_off_at_any_moment_keeps_a_bound_that_holds(seconds):
+    loads = np.ceil(np.random.default_rng(22).lognormal(5, 1.2, 12)).astype(int).tolist()
+    root, tree = tree_of(loads, 6, seconds)
+    assert root <= tree.bound <= tree_of(loads, 6)[1].bound
+    assert proven(tree, loads, 6)
 
 
 def decode_like(seed, num_experts=48):

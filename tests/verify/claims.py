@@ -10,6 +10,8 @@ import numpy as np
 
 from moeopt import Bound, PlacementProblem, Solution, bounds, verify
 from solvers import configuration_bound, solve_pairing
+from solvers.configuration.dual import Dual
+from solvers.configuration.tree import Tree
 
 FIELDS = (
     "placement", "status", "makespan", "moves", "objective", "lower_bound", "bound_source", "certificate",
@@ -75,3 +77,16 @@ def triples():
     found = configuration_bound(load, 10, 3)
     assert found.value > bounds.lower_bound(problem).value[0]
     return problem, json.loads(json.dumps(found.certificate))
+
+
+@cache
+def branched():
+    """A problem of three slots per GPU, and a bound from branching on counts above that of the linear program."""
+    load = np.ceil(np.random.default_rng(4).lognormal(5, 1.2, 12)).astype(np.int64)
+    problem = PlacementProblem(load, 6, 18, allow_empty_slots=True)
+    dual = Dual(load.astype(float), 6, 3)
+    alone = dual.climb(None, None)
+    tree = Tree(dual)
+    tree.grow(math.inf, math.inf)
+    assert tree.bound > alone.value * 1.001
+    return problem, json.loads(json.dumps(tree.certificate))

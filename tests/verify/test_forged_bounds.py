@@ -8,8 +8,9 @@ import pytest
 
 from moeopt import PlacementProblem, verify
 from moeopt.verify import bounds as checks
+from moeopt.verify import configuration as trees
 from moeopt.verify import window_cover as covers
-from tests.verify.claims import accepts, claim, forged, largest_proven, pairs, triples
+from tests.verify.claims import accepts, branched, claim, forged, largest_proven, pairs, triples
 
 PARTITION = PlacementProblem([[40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1]], 3)
 REPLICATED = PlacementProblem([[0.1, 0.7, 1.3, 5.9]], 3, 6)
@@ -37,7 +38,9 @@ def test_a_bound_one_ulp_above_what_its_certificate_proves_is_rejected(problem, 
     assert not accepts(problem, math.nextafter(highest, math.inf), certificate)
 
 
-@pytest.mark.parametrize("proven", [pairs, triples], ids=["pairing_lp", "configuration_lp"])
+@pytest.mark.parametrize(
+    "proven", [pairs, triples, branched], ids=["pairing_lp", "configuration_lp", "configuration_tree"]
+)
 def test_a_proof_for_equal_shares_proves_nothing_where_tokens_go_to_any_copy(proven):
     problem, known = proven()
     certificate = known if isinstance(known, dict) else known.certificate[0]
@@ -147,6 +150,69 @@ def test_forged_configuration_certificates_are_rejected(change):
     assert not accepts(problem, value if math.isfinite(value) else certificate["threshold"], changed)
 
 
+def changed_leaves(node, change):
+    """The tree with every leaf changed."""
+    if "expert" not in node:
+        return change(node)
+    return node | {part: changed_leaves(node[part], change) for part in ("fewer", "more")}
+
+
+def with_leaves(change):
+    return lambda tree: changed_leaves(tree, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree | {"fewer": tree["more"], "more": tree["fewer"]},
+        lambda tree: tree | {"fewer": tree["more"]},
+        lambda tree: tree | {"more": tree["fewer"]},
+        lambda tree: tree | {"split": tree["split"] + 1},
+        lambda tree: tree | {"split": 0},
+        lambda tree: tree | {"split": 99},
+        lambda tree: tree | {"split": float(tree["split"])},
+        lambda tree: tree | {"expert": (tree["expert"] + 1) % 12},
+        lambda tree: tree | {"expert": -1},
+        lambda tree: tree | {"expert": 12},
+        lambda tree: tree | {"expert": True},
+        lambda tree: tree["fewer"],
+        lambda tree: tree["more"],
+        lambda tree: {key: tree[key] for key in ("expert", "split", "fewer")},
+        lambda tree: [tree],
+        lambda tree: None,
+        with_leaves(lambda leaf: leaf | {"needed": leaf["needed"] + 1}),
+        with_leaves(lambda leaf: leaf | {"needed": round(leaf["needed"] * 0.99)}),
+        with_leaves(lambda leaf: leaf | {"prices": leaf["prices"][1:]}),
+        with_leaves(lambda leaf: leaf | {"prices": [-1, *leaf["prices"][1:]]}),
+        with_leaves(lambda leaf: leaf | {"prices": leaf["prices"][::-1]}),
+        with_leaves(lambda leaf: {}),
+    ],
+)
+def test_forged_trees_of_counts_are_rejected(change):
+    problem, certificate = branched()
+    assert accepts(problem, certificate["threshold"], certificate)
+    assert not accepts(problem, certificate["threshold"], certificate | {"tree": change(certificate["tree"])})
+
+
+def test_a_tree_proves_nothing_beyond_its_threshold():
+    problem, certificate = branched()
+    higher = certificate["threshold"] * (1 + 1e-6)
+    assert not accepts(problem, higher, certificate)
+    assert not accepts(problem, higher, certificate | {"threshold": higher})
+
+
+def test_trees_too_large_to_search_are_left_undecided(monkeypatch):
+    problem, certificate = branched()
+    endless = certificate["tree"] | {}
+    endless["fewer"] = endless["more"] = endless
+    verdict = verify(problem, claim(problem, 1.0, certificate | {"tree": endless})).layers[0]
+    assert (verdict.ok, verdict.bound) == (True, "unknown")
+    monkeypatch.setattr(trees, "MAX_NODES", 3)
+    verdict = verify(problem, claim(problem, 1.0, certificate)).layers[0]
+    assert (verdict.ok, verdict.bound) == (True, "unknown")
+    assert "takes too long" in verdict.reason
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -205,7 +271,8 @@ def test_the_certificate_of_another_layer_is_rejected():
         {"method": "hottest_replica", "group": 10**5000}, {"method": "hottest_replica", "group": "0"},
         {"method": "pairing_lp"}, {"method": "pairing_lp", "threshold": 10**400, "rounds": []},
         {"method": "pairing_cpsat", "threshold": 60.0}, {"method": "configuration_lp"},
-        {"method": "configuration_lp", "threshold": 1e308},
+        {"method": "configuration_lp", "threshold": 1e308}, {"method": "configuration_tree"},
+        {"method": "configuration_tree", "threshold": 1e308, "tree": {}},
     ],
 )  # fmt: skip
 def test_malformed_and_unknown_certificates_are_rejected_without_a_crash(certificate):

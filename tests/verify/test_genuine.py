@@ -12,7 +12,7 @@ from moeopt.balancers import eplb
 from moeopt.bounds import hottest_experts
 from solvers import configuration_bound, solve_brute_force, solve_cpsat, solve_milp
 from tests.solvers.problems import random_problem
-from tests.verify.claims import accepts, certified, claim, forged, pairs, triples
+from tests.verify.claims import accepts, branched, certified, claim, forged, pairs, triples
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -89,6 +89,14 @@ def test_no_pairing_or_configuration_certificate_proves_more_than_the_optimum(se
         certificate = {"method": "configuration_lp", "prices": prices, "needed": needed, "threshold": above}
         assert not accepts(problem, above, certificate)
         proven += accepts(problem, 0.5, certificate | {"threshold": 0.5})
+        other = rng.integers(0, 20, experts).tolist()
+        tree = {
+            "expert": int(rng.integers(experts)),
+            "split": int(rng.integers(0, 4)),
+            "fewer": {"prices": prices, "needed": needed},
+            "more": {"prices": other, "needed": -(-sum(other) // gpus)},
+        }
+        assert not accepts(problem, above, {"method": "configuration_tree", "threshold": above, "tree": tree})
         points, weights = rng.uniform(0, above, 3).tolist(), rng.integers(0, 4, 3).tolist()
         certificate = {"method": "pairing_lp", "threshold": above, "rounds": [{"points": points, "weights": weights}]}
         assert not accepts(problem, above, certificate)
@@ -98,8 +106,9 @@ def test_no_pairing_or_configuration_certificate_proves_more_than_the_optimum(se
 def test_pairing_and_configuration_bounds_are_proven_again():
     problem, solution = pairs()
     assert verify(problem, solution).proven
-    problem, certificate = triples()
-    assert accepts(problem, certificate["threshold"], certificate)
+    for found in (triples, branched):
+        problem, certificate = found()
+        assert accepts(problem, certificate["threshold"], certificate)
 
 
 @pytest.mark.parametrize("slots", [2, 4])
