@@ -25,7 +25,7 @@ _MARGIN = 1e-12
 _PRECISION = 2e-9
 """Relative excess of a price below which the linear program counts as solved."""
 
-_TOLERANCE = 2e-6
+TOLERANCE = 2e-6
 """Relative distance of the thresholds, one refuted and one not, at which the bisection ends."""
 
 _FIRST_STEP = 3e-5
@@ -124,7 +124,7 @@ class Dual:
         deadline = math.inf if time_limit is None else time.perf_counter() + time_limit
         step = _FIRST_STEP
         goal = math.inf if target is None else target
-        while self.bound * (1 + _TOLERANCE) < min(self.ceiling, goal):
+        while self.bound * (1 + TOLERANCE) < min(self.ceiling, goal):
             threshold = min(self.bound * (1 + step), (self.bound + self.ceiling) / 2, goal)
             refuted = self._refute(threshold, deadline)
             if refuted is None:

@@ -175,11 +175,11 @@ _ROUNDS = ((32, 1, False), (1, 0, True), (32, 3, True), (8, 3, True), (3, 3, Tru
 _MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
 
-_FIRST_WALKS = 3
-"""Walks before the first linear program: most layers near their mean load need no more than one."""
+_FIRST_WALKS = 2
+"""Walks at a bound before linear programs raise it: most layers near their mean load need no more than one."""
 
-_TREE_SHARE = 0.4
-"""Share of the time left that branching on counts may take before placements are looked for again."""
+_TREE_SHARE = 0.5
+"""Share of the time left that branching on counts may take, before the last walks."""
 
 
 class _LayerSearch:
@@ -206,19 +206,19 @@ class _LayerSearch:
     def _use_relaxation(self) -> None:
         """Raise the bound and with it the ceiling; then take the relaxation's counts as well.
 
-        A third of a gap, which one linear program gives, often suffices: try before the bisection.
+        A quarter of a gap, which one linear program gives, often suffices: try before the bisection.
         """
         if self._closed() or not self.load.any():
             return
         dual = Dual(self.load, self.problem.num_gpus, self.problem.slots_per_gpu)
-        for highest in (self.bound * (1 + self.gap / 3), math.inf):
+        for highest, walks in ((self.bound * (1 + self.gap / 4), _FIRST_WALKS), (math.inf, len(LEANS))):
             self._raise_bound(dual, highest)
-            self._pack_divisor_counts(len(LEANS))
-        self._branch(dual)
+            self._pack_divisor_counts(walks)
         for looser, walks, branch in _ROUNDS:
+            if looser == 1 and not branch:
+                self._branch(dual)
             if self._open() and self.makespan > self._ceiling(looser):
                 self._pack_relaxation(dual, looser, walks, branch)
-        self._branch(dual)
 
     def _open(self) -> bool:
         return not self._closed() and not self.limits.late

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from solvers.configuration.dual import Dual
+from solvers.configuration.dual import TOLERANCE, Dual
 
 _HOT = 0.9
 """Load of an expert, in units of a GPU's mean, from which its count moves the bound."""
@@ -53,18 +53,21 @@ class Tree:
 
     def grow(self, target: float, deadline: float) -> None:
         """Branch until the bound reaches ``target``, no hot expert is shared, or ``time.perf_counter`` the deadline."""
-        while self.bound < target and len(self.leaves) < MAX_LEAVES and time.perf_counter() < deadline:
+        while (
+            self.bound * (1 + TOLERANCE) < target
+            and len(self.leaves) < MAX_LEAVES
+            and (now := time.perf_counter()) < deadline
+        ):
             leaf = min(self.leaves, key=lambda leaf: leaf.dual.bound)
-            if not self._branch(leaf, deadline):
+            if math.isinf(leaf.dual.ceiling):
+                leaf.dual.climb(target, None if math.isinf(deadline) else deadline - now)
+            elif not self._branch(leaf, deadline):
                 return
-            for part in leaf.parts:
-                left = None if math.isinf(deadline) else max(deadline - time.perf_counter(), 0.0)
-                part.dual.climb(target, left)
 
     def _branch(self, leaf: _Node, deadline: float) -> bool:
         """Split a leaf by the hot expert that is shared most; whether there is one."""
         dual = leaf.dual
-        relaxation = None if math.isinf(dual.ceiling) else dual.relax(dual.ceiling, deadline)
+        relaxation = dual.relax(dual.ceiling, deadline)
         if relaxation is None:
             return False
         shares = relaxation.shares / relaxation.shares.sum(axis=1, keepdims=True)
