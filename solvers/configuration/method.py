@@ -178,6 +178,10 @@ _MASTER_SHARE = 0.75
 _FIRST_WALKS = 2
 """Walks at a bound before linear programs raise it: most layers near their mean load need no more than one."""
 
+_LOOSEST = 16
+"""Gaps above the bound under which a first walk packs; a walk by size finds nothing more where the bound is further
+above the mean load, and takes long."""
+
 _TREE_SHARE = 0.5
 """Share of the time left that branching on counts may take, before the last walks."""
 
@@ -237,11 +241,12 @@ class _LayerSearch:
             self.phy2log, self.makespan = phy2log, makespan
 
     def _pack_divisor_counts(self, walks: int) -> None:
-        """Counts in proportion have the most packings, where the mean load is the bottleneck."""
-        for looser in (16, 4):
+        """Counts in proportion have the most packings where the mean load is the bottleneck; else a look will do."""
+        near = float(self.load.sum()) / self.problem.num_gpus * (1 + _LOOSEST * self.gap)
+        for looser in (_LOOSEST, 4):
             if self._open():
                 self._pack(divisor_counts(self.load, self.problem.slots, 0.0), None, looser, 300_000 // looser)
-            if self.makespan > self._ceiling(looser):
+            if self.makespan > self._ceiling(looser) or self.bound > near:
                 return
         for lean in LEANS[:walks]:
             if self._open():
