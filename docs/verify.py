@@ -453,6 +453,10 @@ configuration_MAX_SLOTS, MAX_COPIES, MAX_REPLICAS, configuration_MAX_STEPS = 8, 
 """Slots per GPU, copies of an expert, replicas in all, steps of the search; beyond them nothing is decided."""
 
 
+MAX_NODES = 400
+"""Nodes of a tree, half of which are leaves and each of these a search of its own."""
+
+
 def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
     """Reject unless every GPU content worth ``needed`` weighs at least the certificate's threshold.
 
@@ -461,10 +465,49 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
     as ``(needed - 1) * gpus < sum``. Of all replicas, with any number of copies, only those more valuable
     than every lighter one matter; the contents of such replicas are searched.
     """
+    _check_leaf(layer, _threshold(layer, value, certificate), certificate, {})
+
+
+def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless the leaves of the certificate's tree prove its threshold as ``configuration_lp`` does.
+
+    An inner node has an expert with at most ``split`` copies in ``fewer`` and with more in ``more``; one of the
+    two is true of every placement. In a leaf all replicas are of counts that the nodes above it leave, and are
+    worth the sum of the leaf's prices all the same.
+    """
+    threshold = _threshold(layer, value, certificate)
+    waiting: list[tuple[Any, dict[int, tuple[int, int]]]] = [(certificate.get("tree"), {})]
+    nodes = 0
+    while waiting:
+        node, ranges = waiting.pop()
+        nodes += 1
+        if nodes > MAX_NODES:
+            raise Undecided(f"a tree of more than {MAX_NODES} nodes takes too long to check")
+        if not isinstance(node, dict):
+            raise Rejected("a node of the certificate's tree is not a dict")
+        if "expert" not in node:
+            _check_leaf(layer, threshold, node, ranges)
+            continue
+        expert, split = integer(node, "expert"), integer(node, "split")
+        if not 0 <= expert < layer.num_experts:
+            raise Rejected("a node of the tree names no expert of the problem")
+        fewest, most = ranges.get(expert, (1, layer.most_copies))
+        waiting.append((node.get("fewer"), ranges | {expert: (fewest, min(split, most))}))
+        waiting.append((node.get("more"), ranges | {expert: (max(split + 1, fewest), most)}))
+
+
+def _threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
-    prices, needed = integers(certificate, "prices"), integer(certificate, "needed")
+    return threshold
+
+
+def _check_leaf(
+    layer: ExactLayer, threshold: Fraction, leaf: dict[str, Any], ranges: dict[int, tuple[int, int]]
+) -> None:
+    """Reject unless the leaf's prices prove ``threshold``, where some experts' copies are in ``ranges``."""
+    prices, needed = integers(leaf, "prices"), integer(leaf, "needed")
     if len(prices) != layer.num_experts or any(price < 0 for price in prices):
         raise Rejected(f"'prices' must be {layer.num_experts} integers >= 0")
     if (needed - 1) * layer.num_gpus >= sum(prices):
@@ -475,10 +518,11 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
     unit = lcm(*range(1, copies + 1))
     # sizes times unit are whole numbers, below the threshold exactly where they are below this one
     limit = -(-threshold.numerator * unit // threshold.denominator)
+    allowed = [ranges.get(expert, (1, copies)) for expert in range(layer.num_experts)]
     sizes, prices = _front(
         (load * unit // c, -(-price // c))
-        for load, price in zip(layer.loads, prices, strict=True)
-        for c in range(1, copies + 1)
+        for load, price, (fewest, most) in zip(layer.loads, prices, allowed, strict=True)
+        for c in range(fewest, most + 1)
         if load * unit < limit * c
     )
     if limit > 0 and configuration_Contents(sizes, prices).exists(layer.slots_per_gpu, needed, limit, len(sizes) - 1):
@@ -1271,6 +1315,7 @@ CHECKS: dict[str, dict[str, Check]] = {
         "makespan_within_moves": makespan_within_moves,
         "pairing_lp": pairing_lp,
         "configuration_lp": configuration_lp,
+        "configuration_tree": configuration_tree,
         "window_cover": window_cover,
     },
     "moves": {**ON_MOVES, "copy_prices": copy_prices, "moves_cover": moves_cover},
@@ -1278,7 +1323,7 @@ CHECKS: dict[str, dict[str, Check]] = {
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
-EVEN_SPLIT = ("pairing_lp", "configuration_lp", "pairing_cpsat")
+EVEN_SPLIT = ("pairing_lp", "configuration_lp", "configuration_tree", "pairing_cpsat")
 """Methods whose proofs have every copy carry an equal share."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)

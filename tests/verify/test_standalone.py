@@ -20,7 +20,7 @@ from moeopt.verify.check import CHECKS
 from moeopt.verify.document import main
 from solvers.moves_bound import moves_bound
 from tests.solvers.problems import random_problem
-from tests.verify.claims import certified, claim, pairs, triples
+from tests.verify.claims import branched, certified, claim, pairs, triples
 
 PARTITION = PlacementProblem([[40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1]], 3)
 REFERENCE = {"reference": [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]}
@@ -57,8 +57,9 @@ def genuine():
     ]
     problem, paired = pairs()
     found.append(Solution(problem, paired.placement, paired.bound))
-    problem, certificate = triples()
-    found.append(claim(problem, certificate["threshold"], certificate, "configuration_lp"))
+    for bound in (triples, branched):
+        problem, certificate = bound()
+        found.append(claim(problem, certificate["threshold"], certificate, certificate["method"]))
     found.append(Solution(SMALL, bound=moves_bound(SMALL, target=np.array([1.0]))))
     return {solution.bound_source[0]: solution for solution in found}
 
