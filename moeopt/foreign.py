@@ -14,6 +14,7 @@ from moeopt._arguments import shown
 from moeopt._arrays import exact_integers, to_numpy
 from moeopt.compare import reference_placement
 from moeopt.errors import InputError
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -71,6 +72,8 @@ def from_rebalance_experts(function: Callable[..., Any]) -> Callable[[PlacementP
     InputError
         If the function needs an argument that no problem has an answer to. The method raises it for an answer
         that is no placement, or whose ``logcnt`` or ``log2phy`` contradict its ``phy2log``; names the layer.
+    UnsupportedError
+        By the method, for groups on nodes where the function takes none.
 
     Examples
     --------
@@ -80,7 +83,9 @@ def from_rebalance_experts(function: Callable[..., Any]) -> Callable[[PlacementP
     [[0, 3, 1, 2]]
     """
     positional, named = _arguments_of(function)
+    groups_told = "num_groups" in (*positional, *named)
 
+    @refuses(lambda problem: "takes no nodes and groups" if problem.hierarchical and not groups_told else "")
     @functools.wraps(function, updated=())
     def method(problem: PlacementProblem) -> Placement:
         answer = function(

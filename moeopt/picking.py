@@ -59,10 +59,9 @@ def method_from_file(text: str, argument: str = "methods") -> Callable[[Placemen
     ----------
     text
         A file and a function in it, or ``Class.function`` for one that belongs to a class; where it needs an object,
-        every call gets a new one. With one argument that it
-        needs it is a method, ``problem -> Placement``; with more it is taken as ``from_rebalance_experts`` does.
-        The file may import its neighbours relatively. The method is called ``file.function``, or ``file.py`` where
-        the function has EPLB's own name.
+        every call gets a new one. With one argument that it needs it is a method, ``problem -> Placement``; with
+        more it is taken as ``from_rebalance_experts`` does. The file may import its neighbours relatively. The
+        method is called ``file.function``, or ``file.py`` where the function has EPLB's own name.
     argument
         What errors call it.
 
@@ -93,8 +92,8 @@ def method_from_file(text: str, argument: str = "methods") -> Callable[[Placemen
 
     last = name.rpartition(".")[2]
     renamed.__name__ = Path(path).name if last == "rebalance_experts" else f"{Path(path).stem}.{last}"
-    if hasattr(found, "reason"):
-        renamed.reason = found.reason  # type: ignore[attr-defined]
+    if hasattr(method, "reason"):
+        renamed.reason = method.reason  # type: ignore[attr-defined]
     return renamed
 
 

@@ -8,6 +8,7 @@ import torch
 
 from moeopt import PlacementProblem, balancers, compare, from_rebalance_experts
 from moeopt.errors import InputError
+from moeopt.methods import refusal
 from moeopt.traces import generate
 from tests.oracles import plain_eplb
 
@@ -105,8 +106,9 @@ def test_a_policy_of_vllm_ascend_is_told_where_experts_are_and_what_each_slot_se
         return 1, np.arange(3), changed.tolist()
 
     expected = plain_eplb(LOADS.values.copy(), 20, 1, 1, 4)[0]
-    found = from_rebalance_experts(policy)(PlacementProblem(LOADS, 4, 20, reference=start))
-    assert np.array_equal(found.phy2log, expected)
+    method = from_rebalance_experts(policy)
+    assert np.array_equal(method(PlacementProblem(LOADS, 4, 20, reference=start)).phy2log, expected)
+    assert refusal(method, GROUPED) == "policy takes no nodes and groups"
 
 
 def test_what_else_a_function_returns_is_its_own_business():
