@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from benchmarking.measure import alternate
+from benchmarking.measure import Seconds, alternate
 
 from moeopt import metrics
 from moeopt.compare import Method, Run, everything_known, run, tabulate
@@ -37,8 +37,8 @@ class Quality:
         Copies that sit on a GPU with another copy of their expert.
     ahead
         Layers on which the fullest GPU has less than that of ``search``.
-    times_eplb, times_search
-        CPU time as a multiple of these two methods' of ours.
+    ms, times_eplb, times_search
+        CPU milliseconds of a call, and as a multiple of those of two methods of ours.
     """
 
     mean_gap: float
@@ -48,6 +48,7 @@ class Quality:
     moves: int
     doubled: int
     ahead: int
+    ms: float
     times_eplb: float
     times_search: float
 
@@ -96,12 +97,8 @@ def contest(problem: PlacementProblem, methods: Mapping[str, Method], solve: Met
     seconds = {"solve": np.array([time.process_time() - start])}
     able = {name: partial(methods[name], problem) for name in methods if runs[name].found.placement is not None}
     seconds |= alternate(able, rounds, time.process_time)
-    times = {
-        name: tuple(float(np.median(taken / seconds[unit])) for unit in (OURS[0], OURS[-1]))
-        for name, taken in seconds.items()
-    }
     known = everything_known(problem, runs)
-    return Contest(problem, known, tuple(_row(name, runs, known, times) for name in runs))
+    return Contest(problem, known, tuple(_row(name, runs, known, seconds) for name in runs))
 
 
 def example(methods: Mapping[str, Method], solve: Method) -> Contest:
@@ -110,18 +107,19 @@ def example(methods: Mapping[str, Method], solve: Method) -> Contest:
     return contest(problem, methods, solve, rounds=1)
 
 
-def _row(name: str, runs: Mapping[str, Run], known: Solution, times: Mapping[str, tuple[float, ...]]) -> Row:
+def _row(name: str, runs: Mapping[str, Run], known: Solution, seconds: Mapping[str, Seconds]) -> Row:
     table = tabulate({name: runs[name]}, known)
     placement = runs[name].found.placement
     if placement is None:
         return Row(name, None, f"{table.status[0]}: {table.note[0]}")
     ours = runs[OURS[-1]].found.makespan
     worst = table.gap.idxmax()
+    times_eplb, times_search = (float(np.median(seconds[name] / seconds[unit])) for unit in (OURS[0], OURS[-1]))
     quality = Quality(
         mean_gap=table.gap.mean(), worst_gap=table.gap.max(), worst_layer=int(table.layer[worst]),
         step_gap=metrics.step_gap(table.makespan, table.lower_bound),
         moves=int(table.moves.sum()), doubled=int((placement.held[1] - 1).sum()),
         ahead=int((table.makespan < ours * (1 - metrics.FLOAT_SLACK)).sum()),
-        times_eplb=times[name][0], times_search=times[name][1],
+        ms=1e3 * float(np.median(seconds[name])), times_eplb=times_eplb, times_search=times_search,
     )  # fmt: skip
     return Row(name, quality)

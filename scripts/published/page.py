@@ -16,7 +16,7 @@ from moeopt.report.tables import markdown, percent
 from moeopt.solution import SolveStatus
 from published.measure import OURS, Contest
 from published.projects import Project
-from published.tables import loads, matrix, methods, origins, setting, shape, times
+from published.tables import best, loads, matrix, methods, origins, setting, shape, times
 
 WIDTH = 120
 """Columns of paragraphs that are put together here."""
@@ -43,8 +43,8 @@ COLUMNS = """\
 * **moves** = copies that are not yet on their GPU in the placement in force, all layers together.
 * **doubled** = copies that sit on a GPU with another copy of their expert; vllm-ascend refuses such placements.
 * **ahead** = layers on which the fullest GPU has less than that of `search`.
-* **x eplb**, **x search** = CPU time as a multiple of our `eplb`'s and `search`'s, median over rounds. `solve` runs
-  once, on its own."""
+* **CPU ms** = all layers in one call, median over rounds; **x eplb**, **x search** = as a multiple of our `eplb`'s and
+  `search`'s in the same round. `solve` runs once, on its own."""
 
 
 AGAIN = """\
@@ -71,7 +71,7 @@ class Facts:
 def page(contests: Sequence[Contest], example: Contest, facts: Facts) -> str:
     """Return the page as markdown."""
     introduction = fill(INTRODUCTION.format(rounds=facts.rounds, time_limit=facts.time_limit), WIDTH)
-    parts = ["# Published balancers against the proven optimum", introduction, summary(contests)]
+    parts = ["# Published balancers against the proven optimum", introduction, summary(contests), best(contests)]
     parts.append(f"```{{admonition}} FlashLB's own example\n{_example(example)}\n```")
     for trace in dict.fromkeys(one.problem.load.source for one in contests):
         own = [one for one in contests if one.problem.load.source == trace]
@@ -119,7 +119,7 @@ def faults(contests: Sequence[Contest]) -> list[str]:
         doubled[method] = sum(row.quality.doubled for _, row in found if row.quality)
     some = [f"{method} {count}" for method, count in doubled.items() if count]
     none = [method for method, count in doubled.items() if not count]
-    counts = f"Copies that share a GPU with another copy of their expert, all settings together: {', '.join(some)}."
+    counts = f"Copies that share a GPU with another copy of their expert, which is allowed here: {', '.join(some)}."
     lines += [f"* {counts} None: {', '.join(none)}."] if some else []
     return lines
 

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from moeopt.balancers import BALANCERS
 from moeopt.problem import PlacementProblem
 from moeopt.report.facts import TraceRecord
-from moeopt.report.tables import markdown, percent
+from moeopt.report.tables import markdown, milliseconds, percent
 from published.measure import Contest, Quality, Row
 from published.projects import Project
 
-HEADINGS = ("method", "gap %", "worst %", "layer", "step gap %", "moves", "doubled", "ahead", "x eplb", "x search")
+HEADINGS = (
+    "method", "gap %", "worst %", "layer", "step gap %", "moves", "doubled", "ahead", "CPU ms", "x eplb", "x search"
+)  # fmt: skip
+
+BESIDE = ("eplb", "search", "solve")
+"""Ours in the first table."""
+
+
+def best(contests: Sequence[Contest]) -> str:
+    """A row per setting: the published balancer that comes closest to the bound, beside ours."""
+    headings = ("trace", "GPUs/slots", "closest published", "gap %", "x eplb", *(f"{name} gap %" for name in BESIDE))
+    lines = []
+    for one in contests:
+        found = {row.method: row.quality for row in one.rows if row.quality is not None}
+        others = [name for name in found if name not in (*BALANCERS, "solve")]
+        name = min(others, key=lambda name: (found[name].mean_gap, found[name].ms), default="")
+        theirs = [name, percent(found[name].mean_gap), times(found[name].times_eplb)] if name else ["-"] * 3
+        ours = [percent(found[name].mean_gap) for name in BESIDE]
+        lines.append([one.problem.load.source, shape(one.problem), *theirs, *ours])
+    return markdown(headings, lines)
 
 
 def matrix(contests: Sequence[Contest], write: Callable[[Quality], str]) -> str:
@@ -33,7 +53,8 @@ def _cells(row: Row) -> list[str]:
         return [row.method, *["-"] * (len(HEADINGS) - 1)]
     return [
         row.method, percent(found.mean_gap), percent(found.worst_gap), str(found.worst_layer), percent(found.step_gap),
-        str(found.moves), str(found.doubled), str(found.ahead), times(found.times_eplb), times(found.times_search),
+        str(found.moves), str(found.doubled), str(found.ahead), milliseconds(found.ms), times(found.times_eplb),
+        times(found.times_search),
     ]  # fmt: skip
 
 

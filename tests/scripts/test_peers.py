@@ -14,7 +14,7 @@ from published.command import for_each, main, shapes
 from published.measure import FLASHLB_EXAMPLE, OURS, contest, example
 from published.page import ADVERTISED, faults, summary
 from published.projects import read_projects
-from published.tables import matrix, setting
+from published.tables import best, matrix, setting
 
 from moeopt import Placement, PlacementProblem
 from moeopt.balancers import BALANCERS
@@ -70,7 +70,7 @@ def test_one_run_writes_a_page_that_says_what_each_method_reaches_and_gets_wrong
         line.split(" | ")[0].strip("| "): line for line in page.split("### new: 20 slots on 4 GPUs, ")[1].splitlines()
     }
     assert rows["published"].split(" | ")[1:8] == rows["eplb"].split(" | ")[1:8]
-    assert rows["ignorant"].count(" - ") == rows["sitting"].count(" - ") == rows["absent"].count(" - ") == 9
+    assert rows["ignorant"].count(" - ") == rows["sitting"].count(" - ") == rows["absent"].count(" - ") == 10
     for told in (
         "* absent: ERROR: projects nowhere.py: no such file (new 4/20; new 4/20, 2 nodes)",
         "group 0 is spread over several nodes (new 4/20, 2 nodes)",
@@ -130,6 +130,7 @@ def test_a_published_balancer_that_comes_closer_than_ours_is_named():
     assert told.endswith("ahead of it: theirs on 1.")
     assert faults(found) == []
     assert "| theirs | 0.000 |" in matrix(found, lambda quality: f"{quality.mean_gap:.3f}")
+    assert "| loads | 2/6 | theirs | 0.000 |" in best(found)
     assert setting(found[0]).count("\n") == 6
 
 
