@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from moeopt import metrics
 from moeopt._arguments import shown
 from moeopt._arrays import exact_integers, to_numpy
+from moeopt.compare import reference_placement
 from moeopt.errors import InputError
+from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -23,6 +26,7 @@ _VALUES: dict[str, Callable[[PlacementProblem], Any]] = {
     "tokens_per_expert": lambda problem: _tensor(problem.load.values[None] if problem.steps is None else problem.steps),
     "num_replicas": lambda problem: problem.slots,
     "num_physical_experts": lambda problem: problem.slots,
+    "num_physical": lambda problem: problem.slots,
     "num_local_physical_experts": lambda problem: problem.slots_per_gpu,
     "num_groups": lambda problem: problem.num_groups if problem.hierarchical else 1,
     "num_nodes": lambda problem: problem.num_nodes if problem.hierarchical else 1,
@@ -32,9 +36,14 @@ _VALUES: dict[str, Callable[[PlacementProblem], Any]] = {
     "old_global_expert_indices": lambda problem: (
         None if problem.reference is None else _tensor(problem.reference.phy2log, "int64")
     ),
+    "old_p2l": lambda problem: None if problem.reference is None else _tensor(problem.reference.phy2log, "int64"),
     "active_ranks": lambda problem: _tensor(np.ones(problem.num_gpus), "int64"),
+    "current_expert_table": lambda problem: _by_gpu(problem, reference_placement(problem).phy2log, "int64"),
+    "expert_workload": lambda problem: _by_gpu(
+        problem, metrics.slot_load(problem.load, reference_placement(problem)), "float64"
+    ),
 }
-"""What the arguments of EPLB, vLLM's policies and SGLang's algorithms stand for, by name."""
+"""What the arguments of EPLB and of the policies of vLLM, SGLang, vllm-ascend and ATOM stand for, by name."""
 
 _SAME = {"num_ranks": "num_gpus", "num_physical_experts": "num_replicas", "tokens_per_expert": "weight"}
 """Second names: a function that has both is given the first."""
@@ -49,15 +58,22 @@ def from_rebalance_experts(function: Callable[..., Any]) -> Callable[[PlacementP
         Takes ``weight, num_replicas, num_groups, num_nodes, num_gpus`` by position or name, and returns ``phy2log
         [layers, slots]`` alone or as the first of ``phy2log, log2phy, logcnt``. Names of vLLM (``num_ranks``,
         ``old_global_expert_indices``, which is the reference) and SGLang (``tokens_per_expert [steps, layers,
-        experts]``, ``num_physical_experts``, ``num_local_physical_experts``, ``enable_hierarchical``) are
-        understood; five arguments without any known name are taken in EPLB's order. ``weight`` is a
-        float32 tensor on the CPU. Without groups on nodes, ``num_groups`` and ``num_nodes`` are 1.
+        experts]``, ``num_physical_experts``, ``num_local_physical_experts``, ``enable_hierarchical``) and ATOM
+        (``num_physical``, ``old_p2l``, which is the reference) are understood; five arguments without any known
+        name are taken in EPLB's order. ``weight`` is a float32 tensor on the CPU. Without groups on nodes,
+        ``num_groups`` and ``num_nodes`` are 1.
+
+        Policies of vllm-ascend take ``current_expert_table [layers, gpus, slots per gpu]``, which is the
+        reference or else the contiguous layout, and ``expert_workload`` of the same shape, what each of its
+        slots serves, and return such a table as the last of several values.
 
     Raises
     ------
     InputError
         If the function needs an argument that no problem has an answer to. The method raises it for an answer
         that is no placement, or whose ``logcnt`` or ``log2phy`` contradict its ``phy2log``; names the layer.
+    UnsupportedError
+        By the method, for groups on nodes where the function takes none.
 
     Examples
     --------
@@ -67,12 +83,16 @@ def from_rebalance_experts(function: Callable[..., Any]) -> Callable[[PlacementP
     [[0, 3, 1, 2]]
     """
     positional, named = _arguments_of(function)
+    groups_told = "num_groups" in (*positional, *named)
 
+    @refuses(lambda problem: "takes no nodes and groups" if problem.hierarchical and not groups_told else "")
     @functools.wraps(function, updated=())
     def method(problem: PlacementProblem) -> Placement:
         answer = function(
             *(_VALUES[name](problem) for name in positional), **{name: _VALUES[name](problem) for name in named}
         )
+        if "current_expert_table" in positional:
+            answer = _in_a_row(answer)
         return _placement(problem, answer, getattr(function, "__name__", "the function"))
 
     return method
@@ -124,6 +144,17 @@ def _tensor(values: Any, dtype: str = "float32") -> Any:
     import torch  # heavy, and only these functions need it
 
     return torch.tensor(np.asarray(values)).to(getattr(torch, dtype))
+
+
+def _by_gpu(problem: PlacementProblem, values: Any, dtype: str) -> Any:
+    """Return ``[layers, slots]`` values as a tensor ``[layers, gpus, slots per gpu]``."""
+    return _tensor(values, dtype).reshape(problem.num_layers, problem.num_gpus, -1)
+
+
+def _in_a_row(answer: Any) -> Any:
+    """Return ``[layers, slots]`` of what a policy of vllm-ascend answers: changed, priority of layers, table."""
+    table = to_numpy("the new table", answer[-1] if isinstance(answer, tuple) else answer)
+    return table.reshape(len(table), -1) if table.ndim == 3 else table
 
 
 def _placement(problem: PlacementProblem, answer: Any, name: str) -> Placement:

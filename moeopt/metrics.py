@@ -21,8 +21,8 @@ FLOAT_SLACK = 1e-9
 """Relative slack when two floating-point sums of the same loads are compared."""
 
 
-def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
-    """Load of every GPU, ``[layers, gpus]``, in tokens.
+def slot_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
+    """Load of every slot, ``[layers, slots]``, in tokens; 0 where a slot is empty.
 
     Every copy of an expert serves an equal share of its tokens (an assumption; ``dispatch_makespan``
     knows other rules). O(layers * slots).
@@ -35,9 +35,20 @@ def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
     load = as_load(load)
     _same_shape(load, placement)
     share = load.values / np.maximum(placement.replica_count, 1)
-    slot_load = np.take_along_axis(share, np.maximum(placement.phy2log, 0), axis=1)
-    slot_load[placement.phy2log < 0] = 0.0
-    return slot_load.reshape(placement.num_layers, placement.num_gpus, -1).sum(axis=2)
+    slots = np.take_along_axis(share, np.maximum(placement.phy2log, 0), axis=1)
+    slots[placement.phy2log < 0] = 0.0
+    return slots
+
+
+def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
+    """Load of every GPU, ``[layers, gpus]``, in tokens: the sum of ``slot_load``. O(layers * slots).
+
+    Raises
+    ------
+    InputError
+        If loads and placement differ in layers or experts.
+    """
+    return slot_load(load, placement).reshape(placement.num_layers, placement.num_gpus, -1).sum(axis=2)
 
 
 def _same_shape(load: LoadMatrix, placement: Placement) -> None:

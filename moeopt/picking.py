@@ -58,10 +58,10 @@ def method_from_file(text: str, argument: str = "methods") -> Callable[[Placemen
     Parameters
     ----------
     text
-        A file and a function in it, or ``Class.function`` for one that belongs to a class. With one argument that it
-        needs it is a method, ``problem -> Placement``; with more it is taken as ``from_rebalance_experts`` does.
-        The file may import its neighbours relatively. The method is called ``file.function``, or ``file.py`` where
-        the function has EPLB's own name.
+        A file and a function in it, or ``Class.function`` for one that belongs to a class; where it needs an object,
+        every call gets a new one. With one argument that it needs it is a method, ``problem -> Placement``; with
+        more it is taken as ``from_rebalance_experts`` does. The file may import its neighbours relatively. The
+        method is called ``file.function``, or ``file.py`` where the function has EPLB's own name.
     argument
         What errors call it.
 
@@ -92,8 +92,8 @@ def method_from_file(text: str, argument: str = "methods") -> Callable[[Placemen
 
     last = name.rpartition(".")[2]
     renamed.__name__ = Path(path).name if last == "rebalance_experts" else f"{Path(path).stem}.{last}"
-    if hasattr(found, "reason"):
-        renamed.reason = found.reason  # type: ignore[attr-defined]
+    if hasattr(method, "reason"):
+        renamed.reason = method.reason  # type: ignore[attr-defined]
     return renamed
 
 
@@ -123,7 +123,7 @@ def _failed(argument: str, what: Any, error: BaseException) -> InputError:
 
 
 def _attribute(module: ModuleType, text: str, name: str, argument: str) -> Any:
-    """Return what ``name`` means in a module; a class's function that needs an object gets a new one."""
+    """Return what ``name`` means in a module; a class's function that needs an object gets a new one in every call."""
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -131,12 +131,20 @@ def _attribute(module: ModuleType, text: str, name: str, argument: str) -> Any:
         owner, found = found, getattr(found, part)
         if inspect.isclass(owner) and inspect.isfunction(found) and not _static(owner, part):
             try:
-                found = getattr(owner(), part)
+                found = _on_new_object(owner, part)
             except Exception as error:  # as in _loaded
-                raise InputError(
-                    f"{argument} {printable(text)}: {type(error).__name__}: {parser_reason(error)}"
-                ) from None
+                raise _failed(argument, text, error) from None
     return found
+
+
+def _on_new_object(owner: type, name: str) -> Callable[..., Any]:
+    """Return a method that forgets: what an object remembers of one problem must not change its answer to the next."""
+
+    @functools.wraps(getattr(owner(), name))
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(owner(), name)(*args, **kwargs)
+
+    return call
 
 
 def _static(owner: type, name: str) -> bool:

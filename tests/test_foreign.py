@@ -8,6 +8,7 @@ import torch
 
 from moeopt import PlacementProblem, balancers, compare, from_rebalance_experts
 from moeopt.errors import InputError
+from moeopt.methods import refusal
 from moeopt.traces import generate
 from tests.oracles import plain_eplb
 
@@ -44,6 +45,11 @@ def of_sglang_with_steps(
     return plain_eplb(tokens_per_expert.sum(dim=0), num_physical_experts, num_groups, num_nodes, gpus)
 
 
+def of_atom(weight, *, num_physical, num_groups, num_nodes, num_gpus, enable_hierarchical, policy=None, old_p2l=None):
+    assert policy is old_p2l is None
+    return plain_eplb(weight, num_physical, num_groups, num_nodes if enable_hierarchical else 1, num_gpus)
+
+
 def in_numpy(expert_load, num_replicas, num_groups, num_nodes, num_gpus, **options):
     assert not options
     return plain_eplb(expert_load.numpy(), num_replicas, num_groups, num_nodes, num_gpus)[0].tolist()
@@ -60,6 +66,7 @@ VARIANTS = [
     of_vllm,
     of_sglang,
     of_sglang_with_steps,
+    of_atom,
     in_numpy,
     starred,
     functools.partial(of_sglang, enable_hierarchical=True),
@@ -86,6 +93,22 @@ def test_vllms_policy_is_told_the_placement_in_force():
     from_rebalance_experts(policy)(PROBLEM)
     assert np.array_equal(seen[0].numpy(), reference.phy2log)
     assert seen[1] is None
+
+
+@pytest.mark.parametrize("start", [None, balancers.eplb(PROBLEM)], ids=["contiguous", "reference"])
+def test_a_policy_of_vllm_ascend_is_told_where_experts_are_and_what_each_slot_serves(start):
+    def policy(current_expert_table, expert_workload):
+        table, work = current_expert_table.numpy(), expert_workload.numpy()
+        assert np.array_equal(table.reshape(3, 20), (start or balancers.contiguous(PROBLEM)).phy2log)
+        load = [np.bincount(table[i].ravel(), work[i].ravel()) for i in range(3)]
+        assert np.allclose(load, LOADS.values, rtol=1e-12)
+        changed = plain_eplb(np.rint(load), 20, 1, 1, 4)[0].reshape(3, 4, 5)
+        return 1, np.arange(3), changed.tolist()
+
+    expected = plain_eplb(LOADS.values.copy(), 20, 1, 1, 4)[0]
+    method = from_rebalance_experts(policy)
+    assert np.array_equal(method(PlacementProblem(LOADS, 4, 20, reference=start)).phy2log, expected)
+    assert refusal(method, GROUPED) == "policy takes no nodes and groups"
 
 
 def test_what_else_a_function_returns_is_its_own_business():

@@ -33,6 +33,15 @@ class Policy:
         return self.rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_ranks)
 
 
+class Mindful:
+    def __init__(self):
+        self.asked = 0
+
+    def plan(self, weight, num_replicas, num_groups, num_nodes, num_ranks):
+        self.asked += 1
+        return in_order(len(weight), num_replicas, weight.shape[1]).roll(self.asked, dims=1)
+
+
 class Needy:
     def __init__(self, config):
         pass
@@ -78,6 +87,11 @@ def test_a_function_in_a_file_is_a_method(name, called, file):
     method = method_from_file(f"{file}:{name}")
     assert method(PROBLEM) == Placement(np.tile(np.arange(20) % 16, (3, 1)), 16, 4)
     assert method.__name__ == called
+
+
+def test_an_answer_does_not_depend_on_what_was_asked_before(file):
+    method = method_from_file(f"{file}:Mindful.plan")
+    assert method(PROBLEM) == method(PROBLEM)
 
 
 def test_what_fails_in_a_file_is_named_by_it(file):

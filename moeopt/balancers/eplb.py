@@ -108,8 +108,8 @@ def _pack(order, weight, num_packs, slot):  # type: ignore[no-untyped-def]
     for row in range(rows):
         pack_weight[:] = 0
         filled[:] = 0
-        for pack in range(num_packs):
-            heap[pack] = pack
+        for i in range(num_packs):
+            heap[i] = i
         heap[num_packs] = _FULL
         for position in range(items):
             item = order[row, position]

@@ -39,8 +39,10 @@ GROWTH_TOKENS = 2**26
 """Tokens of the generated layers of the scaling curves, so that loads of 100,000 experts hardly tie."""
 
 
-def alternate(calls: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
-    """Seconds of every call, ``[rounds]``; in every round each has a turn, in changing order.
+def alternate(
+    calls: Mapping[str, Call], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Seconds]:
+    """Seconds of every call by ``clock``, ``[rounds]``; in every round each has a turn, in changing order.
 
     What slows the machine down for a while slows all calls alike, so quotients of two calls'
     seconds in the same round are steadier than the seconds themselves.
@@ -49,21 +51,21 @@ def alternate(calls: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
     gc.collect()
     for number in range(rounds):
         for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
-            seconds[name].append(_turn(calls[name]))
+            seconds[name].append(_turn(calls[name], clock))
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def _turn(call: Call) -> float:
+def _turn(call: Call, clock: Callable[[], float] = time.perf_counter) -> float:
     taken: list[float] = []
     while len(taken) < CALLS_A_TURN and sum(taken) < TURN:
-        taken.append(_seconds(call))
+        taken.append(_seconds(call, clock))
     return float(np.median(taken))
 
 
-def _seconds(call: Call) -> float:
-    start = time.perf_counter()
+def _seconds(call: Call, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def duel(
