@@ -56,8 +56,8 @@ const words = () => {
   return [
     el("p", { class: "quiet" }, data.intro),
     list(settings.map(setting => [
-      el("button", { class: "link", id: `go-${setting.label}`, onclick: () => showSetting(setting) }, setting.title),
-      `: ${setting.words.join(" ")}`])),
+      el("button", { class: "link", id: `go-${setting.label}`, onclick: () => showSetting(setting) }, `${setting.title}:`),
+      ` ${setting.words.join(" ")}`])),
     data.verification && el("p", {}, `Checked independently in exact arithmetic: ${data.verification}.`),
     data.impossible.length ? el("p", { class: "quiet" }, `Left out: ${data.impossible.join("; ")}.`) : null,
   ];
