@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moeopt import _arguments as arguments
 from moeopt._arrays import to_numpy
 from moeopt.balancers._reasons import broken_reference
-from moeopt.balancers.climbing import better, climbed, near_bound
+from moeopt.balancers.climbing import better, climbed
 from moeopt.balancers.repair import repaired
 from moeopt.balancers.start import as_start
 from moeopt.errors import InputError, NoPlacementError
@@ -118,7 +118,7 @@ def _improved(
     problem: PlacementProblem, start: Any, target: Any, seed: int, deadline: float, rounds: int | None
 ) -> Placement:
     seed = arguments.seed(seed)
-    goal = _target(problem, target)
+    goal = None if target is None else _target(problem, target)
     first = None if start is None else as_start(problem, start)
     if problem.max_moves is None:
         return climbed(problem, first, goal, seed, deadline, rounds)
@@ -130,8 +130,6 @@ def _improved(
 
 
 def _target(problem: PlacementProblem, target: Any) -> NDArray[np.float64]:
-    if target is None:
-        return near_bound(problem)
     values = to_numpy("target", target).astype(float)
     if values.ndim > 1 or values.size not in (1, problem.num_layers):
         raise InputError(f"target must be a number or [{problem.num_layers}], got shape {values.shape}")

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from moeopt import bounds
 from moeopt._stop import Flag, in_shares
 from moeopt.balancers.climbing.levels import level_rows
-from moeopt.balancers.climbing.stages import LEVEL, PAIRS, Stage, improve, stages
+from moeopt.balancers.climbing.stages import COVER, LEVEL, PAIRS, QUICK, ROOM, Stage, improve, stages
+from moeopt.balancers.climbing.windows import cover_rows
 from moeopt.balancers.pairing import anneal_layer
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -69,7 +70,10 @@ def _run(
     if stage.kind == PAIRS:
         _anneal(problem, rows, slots, weight, goal, makespan, number, seed, stop)
     elif stage.kind == LEVEL:
-        level_rows(slots, weight, goal, seed + number, problem.allow_colocated, makespan, stop)
+        target = goal * (1 + ROOM) if stage.pace == QUICK else goal
+        level_rows(slots, weight, target, seed + number, problem.allow_colocated, makespan, stop)
+    elif stage.kind == COVER:
+        cover_rows(slots, weight, goal, makespan, stop)
     else:
         switches = problem.allow_colocated, problem.allow_empty_slots
         improve(slots, weight, goal, number, *stage, seed, *switches, makespan, stop)

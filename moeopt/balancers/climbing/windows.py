@@ -1,0 +1,50 @@
+"""Covers of ``search`` on one row: with few slots per GPU, contents within a narrow window of loads are listed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt._stop import Flag
+from moeopt.covers import CoverSearch, Effort
+
+MAX_ITEMS = 128
+"""Slots of a layer that the bit masks of covers hold."""
+
+_GAP = 2e-5
+"""Least distance of two thresholds."""
+
+_EFFORT = Effort(most_sets=20_000, remembered=1 << 14, work=400_000)
+"""A millisecond or two."""
+
+_BITS = 50
+"""Binary digits of the total of rounded loads."""
+
+
+def cover_rows(
+    slots: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    target: NDArray[np.float64],
+    makespan: NDArray[np.float64],
+    stop: Flag,
+) -> None:
+    """Cover every row of ``slots [rows, gpus, k]`` above its target by contents of GPUs; never leaves one worse."""
+    for row in np.flatnonzero(makespan > target):
+        items = slots[row].ravel()
+        copies = np.bincount(items, minlength=weight.shape[1] + 1)[:-1]
+        load = np.append(weight[row] / copies, 0.0)[items]
+        digits = _BITS - math.frexp(float(load.sum()))[1]
+        order = np.argsort(-load, kind="stable")
+        whole = np.ldexp(load, digits).astype(np.int64)[order]
+        least = int(whole[0] + whole[1 - slots.shape[2] :].sum())
+        bound = max(int(math.ldexp(float(target[row]), digits) / (1 + _GAP)), least)
+        reached = int(math.ldexp(float(makespan[row]), digits))
+        search = CoverSearch(whole, slots.shape[1], bound, reached, _GAP, _EFFORT)
+        search.run(stop)
+        if search.cover is None:
+            continue
+        after = float(load[order][search.cover].sum(axis=1).max())
+        if after < makespan[row]:
+            slots[row], makespan[row] = items[order[search.cover]], after
