@@ -22,7 +22,7 @@ HOT, COLD = 1.2, 0.8
 _CELLS = 8192
 """Cells of the table that finds the largest replica below a size."""
 
-_LOOKS = 300
+_LOOKS = 2500
 """Triples per step that a walk looks at on average: it ends early where many GPUs stay open or all sizes are alike."""
 
 _CUT = 12.0

@@ -36,7 +36,7 @@ def climb(
     """Improve every layer of a problem without nodes by ``rounds`` of stages (None = endless), until the deadline."""
     slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
     weight = problem.load.values.astype(float)
-    makespan = _makespan(slots, weight)
+    makespan, goal = _makespan(slots, weight), goal.copy()
 
     def work(part: slice, stop: Flag) -> None:
         rows = np.arange(problem.num_layers)[part]
@@ -44,9 +44,9 @@ def climb(
             rows = rows[makespan[rows] > goal[rows]]
             if stop[0] or not rows.size:
                 return
-            improved, reached = slots[rows], makespan[rows]
-            _run(problem, rows, improved, weight[rows], goal[rows], reached, number, stage, seed, stop)
-            slots[rows], makespan[rows] = improved, reached
+            improved, reached, aim = slots[rows], makespan[rows], goal[rows]
+            _run(problem, rows, improved, weight[rows], aim, reached, number, stage, seed, stop)
+            slots[rows], makespan[rows], goal[rows] = improved, reached, aim
 
     if (makespan > goal).any():
         in_shares(work, problem.num_layers, slots.size, deadline)

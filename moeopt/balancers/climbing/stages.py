@@ -44,7 +44,14 @@ class Order(NamedTuple):
     turn: tuple[Stage, ...]
 
 
-_DEALS = (Stage(DEAL), Stage(REPAIR), Stage(DEAL), Stage(COUNTS), Stage(DEAL, halfway=True), Stage(REPAIR, halfway=True))
+_DEALS = (
+    Stage(DEAL),
+    Stage(REPAIR),
+    Stage(DEAL),
+    Stage(COUNTS),
+    Stage(DEAL, halfway=True),
+    Stage(REPAIR, halfway=True),
+)
 _WALKS = (
     *(Stage(WALK, BRISK), Stage(WALK), Stage(COUNTS), Stage(WALK, halfway=True), Stage(REPAIR, halfway=True)),
     *(Stage(WALK), Stage(WALK), Stage(COUNTS), Stage(WALK, halfway=True), Stage(WALK, halfway=True), Stage(WALK)),
@@ -56,6 +63,9 @@ _MANY_GPUS = 8
 
 _COVERED = range(3, 7)
 """Slots per GPU with few enough contents to list, and too few for other stages to come close."""
+
+_MOST_COPIES = 40
+"""Slots up to which layers with replicas are covered: contents that differ in equal copies are listed one by one."""
 
 _LARGE = 512
 """Slots from which a layer is levelled: a deal from scratch takes too long, and exchanges find all but the best."""
@@ -92,14 +102,23 @@ def _order(problem: PlacementProblem) -> Order:
     turn, first = (_WALKS, Stage(WALK, QUICK)) if walks else (_DEALS, Stage(DEAL, QUICK))
     if problem.slots >= _LARGE:
         return Order((Stage(SWAPS), first, Stage(LEVEL, QUICK)), turn) if walks else Order((Stage(LEVEL),) * 2, _LEVELS)
-    more: tuple[Stage, ...] = ()
-    if problem.slots <= MAX_ITEMS:
-        more = (Stage(DEAL, BRISK),)
-        if walks and redundant:
-            more = (Stage(COUNTS), first, Stage(COUNTS))
-        elif per_gpu in _COVERED and (problem.allow_colocated or not redundant):
-            more = (Stage(COVER), Stage(COUNTS), Stage(COVER)) if redundant else (Stage(COVER),)
-    return Order((Stage(SWAPS), first, *more), turn)
+    return Order((Stage(SWAPS), first, *_closer(problem, walks)), turn)
+
+
+def _closer(problem: PlacementProblem, walks: bool) -> tuple[Stage, ...]:
+    """What is cheap in small layers, and all that others need after a first look."""
+    redundant, again = problem.num_redundant > 0, Stage(REPAIR, BRISK)
+    if walks and redundant:
+        return (Stage(COUNTS), Stage(WALK, QUICK), Stage(COUNTS)) if problem.slots <= MAX_ITEMS else ()
+    if problem.slots > MAX_ITEMS:
+        return () if walks else (Stage(REPAIR, QUICK),)
+    if problem.slots_per_gpu not in _COVERED:
+        return (again,)
+    if not redundant:
+        return Stage(COVER), again
+    if problem.slots <= _MOST_COPIES and problem.allow_colocated:
+        return Stage(COVER), Stage(COUNTS), Stage(COVER)
+    return again, Stage(COUNTS), again
 
 
 @kernel
@@ -162,12 +181,14 @@ def _redeal(slots, size, load, target, before, pace, halfway, scratch, colocated
     best = slots.copy()
     cap, steps, draws = target, 3000, _DRAWS
     if pace == QUICK:
-        cap, steps, draws = target * 1.0003, 60, _QUICK_DRAWS
+        cap, steps, draws = target * 1.00026, 60 if scratch else 300, _QUICK_DRAWS
     elif pace == BRISK:
         steps = 500
     elif halfway:
         cap = (target + before) / 2
     if cap >= before:
+        if pace == QUICK and not scratch:
+            return
         cap = target
     if scratch:
         construct(slots, size, load, cap, draws, state)
