@@ -16,7 +16,7 @@ _SHARE = 0.5
 
 @dataclass(frozen=True)
 class Effort:
-    """How many sets are listed at most for one threshold, how many dead ends are remembered, how many sets looked at."""
+    """Sets listed at most for one threshold, dead ends remembered, sets looked at in all."""
 
     most_sets: int
     remembered: int
@@ -24,7 +24,7 @@ class Effort:
 
 
 class CoverSearch:
-    """Place items, ``load [items]`` whole and falling, in equal numbers on GPUs under as low a threshold as covers decide.
+    """Place items, whole ``load [items]`` falling, in equal numbers on GPUs under the lowest threshold found.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class CoverSearch:
         self.effort, self.work = effort, np.array([effort.work])
 
     def run(self, stop: Flag) -> None:
-        """Raise the threshold from the bound on, since lower ones are decided sooner and each one refuted is a bound."""
+        """Raise the threshold from the bound on: lower ones are decided sooner, and each one refuted is a bound."""
         step, highest = max(int(self.gap * self.bound), 1), self.total
         while self.makespan > self.bound * (1 + self.gap) and not stop[0]:
             threshold = self._threshold(step, highest)

@@ -49,7 +49,7 @@ def search(
     annealed, as ``pairing`` does. With ``max_moves`` ``repair`` is asked instead. A stage never leaves a
     layer worse, and what it does depends on the layer, the stage and the seed only, so a larger budget
     never gives a worse answer; without ``start``, ``target`` and ``budget`` the answer is never worse than those of
-    ``eplb``, ``local_search`` and ``bldm``.
+    ``eplb``, ``bldm`` and, in layers of up to 8192 slots, ``local_search``.
 
     Parameters
     ----------

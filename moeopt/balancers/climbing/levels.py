@@ -16,10 +16,10 @@ from moeopt.balancers.climbing.deals import construct, repack
 from moeopt.balancers.swaps import distinct, least_makespan, sum_loads
 
 _CAPS = 5
-"""Caps that one levelling of a layer tries, each with three times the slack of the one before."""
+"""Caps that one levelling of a layer tries, each with five times the slack of the one before."""
 
-_WORK = 4000
-"""Subsets per slot that one levelling may cost, or what takes as long; a cap may take half of what is left."""
+_WORK = 2000
+"""Subsets per slot that the first cap may cost, or what takes as long; the others may cost a quarter."""
 
 _WIDEST = 12
 _MOST_SUBSETS = 924
@@ -75,7 +75,6 @@ def _level_down(slots, size, target, seed, colocated, stop):  # type: ignore[no-
     for _ in range(_CAPS):
         if cap >= most or raised(stop):
             break
-        work //= 2
         reached = level(trial, size, cap, work, colocated, state, stop)
         after = sum_loads(trial, size, load)
         if after < most:
@@ -83,9 +82,10 @@ def _level_down(slots, size, target, seed, colocated, stop):  # type: ignore[no-
             slots[:] = trial
         if reached:
             break
+        work = _WORK * slots.size // 4
         trial[:] = slots
-        cap += 2 * slack
-        slack *= 3
+        cap += 4 * slack
+        slack *= 5
     return most
 
 

@@ -21,6 +21,9 @@ from moeopt.problem import PlacementProblem
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_MOST_DESCENDED = 8192
+"""Slots up to which ``local_search`` comes first: it is quadratic, and other stages end closer in larger layers."""
+
 
 def climbed(
     problem: PlacementProblem,
@@ -51,7 +54,7 @@ def climbed(
 
 def _best_of_others(problem: PlacementProblem, first: Placement, deadline: float) -> Placement:
     """What ``local_search`` makes of the first placement, or that of ``bldm`` where it is better."""
-    best = descended(problem, first, deadline)
+    best = descended(problem, first, deadline) if problem.slots <= _MOST_DESCENDED else first
     return best if refusal(bldm, problem) else better(problem, best, bldm(problem))
 
 
