@@ -89,7 +89,8 @@ class CoverSearch:
             return None
         least_first = np.argsort(slack[:count], kind="stable")
         members, slack = members[least_first], slack[least_first]
-        chosen, table = np.zeros(self.gpus, dtype=np.int64), np.zeros((self.effort.remembered, 2), dtype=np.uint64)
+        chosen = np.zeros(self.gpus, dtype=np.int64)
+        table = np.zeros((self.effort.remembered, -(-len(self.load) // 64)), dtype=np.uint64)
         found = find_cover(members, slack, slack_left, table, self.work, chosen, stop)
         if found == 1:
             self.cover = members[chosen].astype(np.int64)
