@@ -13,6 +13,7 @@ from moeopt._kernel import kernel
 from moeopt.balancers.eplb import falling, pack_in_order
 from moeopt.balancers.staged import place_in_stages
 from moeopt.errors import InputError
+from moeopt.load import MAX_TOTAL
 from moeopt.problem import PlacementProblem
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def rebalance_experts(
         raise InputError(f"num_replicas={replicas} is below num_experts={loads.shape[1]}")
     hierarchical = groups % nodes == 0 if enable_hierarchical is None else enable_hierarchical
     groups, nodes = (groups, nodes) if hierarchical else (1, 1)
-    PlacementProblem(loads, gpus, replicas, nodes, groups)  # raises what is wrong with the loads
+    plain = loads.size > 0 and loads.min() >= 0 and loads.sum(dtype=float) < MAX_TOTAL / 2
+    if groups > 1 or nodes > 1 or not plain:
+        PlacementProblem(loads, gpus, replicas, nodes, groups)  # raises what is wrong
     if groups % nodes or replicas % nodes:
         raise InputError(
             f"the hierarchical policy needs num_groups={groups} and num_replicas={replicas} "

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from moeopt._stop import Flag, stoppable
 from moeopt.bounds import Bound
+from moeopt.covers import find_cover
 from moeopt.methods import refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
 from solvers._contents import list_contents, worth_of_rest
 from solvers.drive import Limits
 from solvers.moves_bound import moves_bound, too_many_slots
-from solvers.window_cover.sets import find_cover
 
 MAX_EXPERTS = 1024
 """Experts beyond which tables and bit masks grow too large to be quick."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from moeopt._kernel import kernel
-from moeopt._stop import raised, stoppable
+from moeopt._stop import stoppable
 from moeopt.balancers._reasons import counts_no_moves
 from moeopt.balancers.start import as_start, first_placement
-from moeopt.balancers.swaps import best_swap, sum_loads
+from moeopt.balancers.swaps import descend, sum_loads
 from moeopt.methods import refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
+
+_UNLIMITED = 1 << 62
+"""More swaps than any descent makes."""
 
 
 @refuses(counts_no_moves)
@@ -39,36 +43,34 @@ def local_search(problem: PlacementProblem, *, start: Placement | Any = None) ->
     Notes
     -----
     Stops when the fullest GPU cannot be improved by one swap; the sorted GPU loads fall
-    lexicographically, so it ends. O(slots * slots_per_gpu) a swap.
+    lexicographically, so it ends. O(slots * slots_per_gpu) per swap at most: GPUs are looked at from the
+    lightest on, only as far as one may make a lighter pair.
     """
-    first = first_placement(problem) if start is None else as_start(problem, start)
-    slots = np.where(first.by_gpu < 0, problem.num_experts, first.by_gpu)
-    size = problem.load.values / np.maximum(first.replica_count, 1)
+    return descended(problem, first_placement(problem) if start is None else as_start(problem, start))
+
+
+def descended(problem: PlacementProblem, start: Placement, deadline: float = math.inf) -> Placement:
+    """Do as ``local_search`` does from a ``start`` that has been checked, until the ``deadline``."""
+    slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
+    size = problem.load.values / np.maximum(start.replica_count, 1)
     per_node = problem.num_gpus // (problem.num_nodes if problem.hierarchical else 1)
-    stoppable(lambda stop: _descend(slots, size, problem.allow_colocated, per_node, stop))
+    stoppable(lambda stop: _descend(slots, size, problem.allow_colocated, per_node, stop), deadline)
     slots = np.where(slots == problem.num_experts, -1, slots).reshape(problem.num_layers, -1)
     return Placement(slots, problem.num_experts, problem.num_gpus)
 
 
 @kernel
 def _descend(all_slots, all_size, colocated, per_node, stop):  # type: ignore[no-untyped-def]
-    """Descend every layer in place, inside the nodes; the expert behind the last one is an empty slot."""
-    layers, gpus, k = all_slots.shape
+    """Descend every layer in place, node by node; the expert behind the last one is an empty slot."""
+    layers, gpus, _ = all_slots.shape
     empty = all_size.shape[1]
-    load = np.empty(gpus)
+    load = np.empty(per_node)
     size = np.zeros(empty + 1)
     for layer in range(layers):
-        slots = all_slots[layer]
         size[:empty] = all_size[layer]
-        sum_loads(slots, size, load)
-        while not raised(stop):
-            f = np.argmax(load)
-            first = f // per_node * per_node
-            partner, here, there = best_swap(slots, size, load, f, first, first + per_node, colocated)
-            if partner < 0:
-                break
-            slots[f, here], slots[partner, there] = slots[partner, there], slots[f, here]
-            load[f] = load[partner] = 0.0
-            for t in range(k):
-                load[f] += size[slots[f, t]]
-                load[partner] += size[slots[partner, t]]
+        most = 0.0  # of the nodes so far: below it a node need not go
+        for first in range(0, gpus, per_node):
+            slots = all_slots[layer, first : first + per_node]
+            sum_loads(slots, size, load)
+            descend(slots, size, load, most, _UNLIMITED, colocated, stop)
+            most = max(most, load.max())

@@ -65,8 +65,10 @@ def place_in_stages(
 
 def staged_placement(problem: PlacementProblem, weight: NDArray[Any], pack: Pack) -> Placement:
     """Apply the scheme to ``problem``, hierarchically where the problem is."""
-    group_load = weight.reshape(problem.num_layers, problem.num_groups, -1).sum(axis=2, dtype=weight.dtype)
-    nodes = problem.num_nodes if problem.hierarchical else 1
+    nodes, group_load = 1, None
+    if problem.hierarchical:
+        nodes = problem.num_nodes
+        group_load = weight.reshape(problem.num_layers, problem.num_groups, -1).sum(axis=2, dtype=weight.dtype)
     staged = place_in_stages(weight, problem.slots, problem.num_gpus, pack, nodes, group_load)
     return Placement(staged.phy2log, problem.num_experts, problem.num_gpus)
 

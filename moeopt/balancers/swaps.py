@@ -9,9 +9,6 @@ import numpy as np
 from moeopt._kernel import kernel
 from moeopt._stop import raised
 
-# Keeps the work of a stage linear where there are thousands of GPUs; far above what a recorded layer needs.
-_MOST_SWAP_TRIALS = 10_000_000
-
 
 @kernel
 def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
@@ -53,37 +50,64 @@ def may_swap(slots, f, i, h, j, empty, colocated):  # type: ignore[no-untyped-de
 
 
 @kernel
-def best_swap(slots, size, load, f, first, last, colocated):  # type: ignore[no-untyped-def]
-    """GPU among ``first`` to ``last - 1`` and slots whose swap with GPU ``f`` leaves the lighter pair; -1 = none."""
-    k = slots.shape[1]
+def best_swap(slots, size, load, rising, colocated):  # type: ignore[no-untyped-def]
+    """Swap with the fullest GPU that leaves the lighter pair: place in ``rising`` (GPUs by load), slots; -1 = none."""
+    gpus, k = slots.shape
     empty = size.size - 1
+    f = rising[gpus - 1]
     best = load[f] * (1 - 1e-12)
     partner = here = there = -1
-    for h in range(first, last):
-        if (load[f] + load[h]) / 2 >= best:
-            continue
+    for at in range(gpus - 1):
+        h = rising[at]
+        if (load[f] + load[h]) / 2 >= best:  # fuller GPUs make no lighter pair
+            break
         for i in range(k):
             most = size[slots[f, i]]
             for j in range(k):
                 give = most - size[slots[h, j]]
                 after = max(load[f] - give, load[h] + give)
                 if give > 0 and after < best and may_swap(slots, f, i, h, j, empty, colocated):
-                    best, partner, here, there = after, h, i, j
+                    best, partner, here, there = after, at, i, j
     return partner, here, there
 
 
 @kernel
-def descend(slots, size, load, target, colocated, stop):  # type: ignore[no-untyped-def]
-    """Swap the fullest GPU down, each time with the GPU and slot that leave the lighter pair."""
+def descend(slots, size, load, target, swaps, colocated, stop):  # type: ignore[no-untyped-def]
+    """At most ``swaps`` swaps of the fullest GPU, each with the GPU and slots that leave the lighter pair."""
     gpus, k = slots.shape
-    for _ in range(max(100, _MOST_SWAP_TRIALS // (gpus * k * k))):
-        f = np.argmax(load)
+    rising = np.argsort(load)
+    for _ in range(swaps):
+        f = rising[gpus - 1]
         if load[f] <= target or raised(stop):
             return
-        partner, here, there = best_swap(slots, size, load, f, 0, gpus, colocated)
-        if partner < 0:
+        at, here, there = best_swap(slots, size, load, rising, colocated)
+        if at < 0:
             return
-        give = size[slots[f, here]] - size[slots[partner, there]]
-        load[f] -= give
-        load[partner] += give
-        slots[f, here], slots[partner, there] = slots[partner, there], slots[f, here]
+        h = rising[at]
+        slots[f, here], slots[h, there] = slots[h, there], slots[f, here]
+        for g in (f, h):
+            load[g] = 0.0
+            for t in range(k):
+                load[g] += size[slots[g, t]]
+        _sift(rising, load, at)
+        _sift(rising, load, gpus - 1 if rising[gpus - 1] == f else gpus - 2)
+
+
+@kernel
+def _sift(rising, load, at):  # type: ignore[no-untyped-def]
+    """Move the GPU at place ``at`` to where its load belongs among the others."""
+    g = rising[at]
+    while at + 1 < rising.size and load[rising[at + 1]] < load[g]:
+        rising[at] = rising[at + 1]
+        at += 1
+    while at > 0 and load[rising[at - 1]] > load[g]:
+        rising[at] = rising[at - 1]
+        at -= 1
+    rising[at] = g
+
+
+@kernel
+def least_makespan(slots, size):  # type: ignore[no-untyped-def]
+    """Makespan that no placement of these copies is below: the largest beside the smallest."""
+    sizes = np.sort(size[slots.copy().reshape(-1)])
+    return sizes[-1] + sizes[: slots.shape[1] - 1].sum()

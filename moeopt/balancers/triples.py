@@ -22,6 +22,9 @@ HOT, COLD = 1.2, 0.8
 _CELLS = 8192
 """Cells of the table that finds the largest replica below a size."""
 
+_LOOKS = 2500
+"""Triples per step that a walk looks at on average: it ends early where many GPUs stay open or all sizes are alike."""
+
 _CUT = 12.0
 """Temperatures of waste beyond which a triple is not looked at: it would be taken once in e**12 tries."""
 
@@ -245,8 +248,10 @@ def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, coolin
     temperature = first_temp
     factor = (last_temp / first_temp) ** (100.0 / max(cooling, 1))
     tabu0 = tabu1 = -1
+    looks = _LOOKS * steps
     for step in range(steps):
-        if raised(stop):
+        looks -= count * (count - 1) // 2
+        if raised(stop) or looks < 0:
             return False
         if step % 100 == 0 and step < cooling:
             temperature *= factor
@@ -273,6 +278,7 @@ def _walk(size, price, owner, distinct, open_gpus, first_temp, last_temp, coolin
                     k -= 1
                 missing = 1.0 - price[ia] - price[ib]
                 while k >= 0:
+                    looks -= 1
                     s = missing - price[k]
                     if s > _CUT * temperature:
                         break

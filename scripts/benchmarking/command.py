@@ -147,6 +147,7 @@ def growth_shapes(quick: bool) -> dict[str, list[tuple[int, int, int]]]:
     return {
         "Experts grow, 8 slots per GPU": [(n, n // 8, n) for n in experts],
         "Experts grow, 9 slots for 8 experts": [(n, n // 8, n // 8 * 9) for n in experts],
+        "Experts grow, two copies each, 4 slots per GPU": [(n, n // 2, 2 * n) for n in experts],
         f"GPUs grow, {held:,} experts": [(held, n, held) for n in gpus],
     }
 

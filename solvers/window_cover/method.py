@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt._stop import Flag, stoppable
+from moeopt._stop import stoppable
 from moeopt.bounds import Bound
+from moeopt.covers import CoverSearch, Effort
 from moeopt.methods import refuses, without_rules
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers.drive import Hint, Limits, Progress, drive
-from solvers.window_cover.sets import find_cover, list_sets
 
 MAX_EXPERTS = 128
 """Experts that the two words of a bit mask hold."""
@@ -30,9 +29,6 @@ _BITS = 50
 
 _UNLIMITED = 1 << 62
 """More work than anybody waits for."""
-
-_SHARE = 0.5
-"""Share of the work left that one threshold may take."""
 
 
 def _reason(problem: PlacementProblem) -> str:
@@ -105,86 +101,24 @@ def _alone(problem: PlacementProblem, known: Solution, limits: Limits) -> Soluti
 @refuses(_reason)
 def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits, *, work: int = _UNLIMITED) -> Solution:
     """Solve one layer, given what is known about it; at most ``work`` sets are looked at."""
-    return _LayerSearch(known, limits, work).run()
-
-
-class _LayerSearch:
-    """One layer in whole numbers: the bound and the makespan so far, and the threshold between them."""
-
-    def __init__(self, known: Solution, limits: Limits, work: int) -> None:
-        self.problem, self.limits = known.problem, limits
-        self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
-        true = self.problem.load.values[0]
-        # counts are exact, their total is below 2**53; no load is so small that floats round bounds in tokens
-        self.digits = 0 if self.problem.load.is_integer else _BITS - math.frexp(float(true.sum()))[1]
-        whole = true if self.problem.load.is_integer else np.floor(np.ldexp(true, self.digits))
-        self.order = np.argsort(-true, kind="stable")
-        self.load = whole.astype(np.int64)[self.order]
-        self.total, self.gpus, self.slots = int(self.load.sum()), self.problem.num_gpus, self.problem.slots_per_gpu
-        self.work = np.array([work])
-        self.bound = max(self._least(float(known.lower_bound[0])), -(-self.total // self.gpus))
-        self.proven = Bound.unknown(1)
-        self.phy2log: NDArray[np.intp] | None = None
-        self.makespan = self.total
-        if known.placement is not None:
-            self.makespan = int(whole.astype(np.int64)[known.placement.phy2log[0]].reshape(self.gpus, -1).sum(1).max())
-
-    def _least(self, value: float) -> int:
-        """Least makespan of the rounded loads, if that of the true ones is ``value`` or more."""
-        if math.isnan(value):
-            return 0
-        lost = 0 if self.problem.load.is_integer else self.slots
-        return math.ceil(math.ldexp(value, self.digits)) - lost
-
-    def run(self) -> Solution:
-        step, highest = max(int(self.gap * self.bound), 1), self.total
-        while self.makespan > self.bound * (1 + self.gap) and not self.limits.late:
-            threshold = self._threshold(step, highest)
-            if threshold >= highest:
-                break
-            found = self._decide(threshold)
-            if found is None:
-                highest = threshold
-            elif found:
-                step = max(step // 2, 1)
-            else:
-                self._prove(threshold)
-                step *= 2
-        return Solution(self.problem, self.phy2log, self.proven, self.limits.stop)
-
-    def _threshold(self, step: int, highest: int) -> int:
-        """A little above the bound, at most halfway to what is reached or was too hard, and where it may close."""
-        halfway = (self.bound + min(self.makespan, highest)) // 2
-        closing = max(int(self.bound * (1 + self.gap)), self.bound)
-        return min(max(min(self.bound + step, halfway), closing), self.makespan - 1)
-
-    def _decide(self, threshold: int) -> bool | None:
-        """Whether a placement reaches ``threshold``, which is then accepted; None where that takes too long."""
-        spent = int(self.work[0] * _SHARE)
-        rest = self.work[0] - spent
-        self.work[0] = spent
-        verdict = stoppable(lambda stop: self._cover(threshold, stop), self.limits.deadline)
-        self.work[0] = max(self.work[0], 0) + rest
-        return verdict
-
-    def _cover(self, threshold: int, stop: Flag) -> bool | None:
-        budget = self.gpus * threshold - self.total
-        members = np.empty((MAX_SETS, self.slots), dtype=np.uint16)
-        slack = np.empty(MAX_SETS, dtype=np.int64)
-        count = list_sets(self.load, self.slots, threshold - budget, threshold, members, slack, stop)
-        if count < 0:
-            return None
-        least_first = np.argsort(slack[:count], kind="stable")
-        members, slack = members[least_first], slack[least_first]
-        cover, table = np.zeros(self.gpus, dtype=np.int64), np.zeros((_TABLE, 2), dtype=np.uint64)
-        found = find_cover(members, slack, budget, table, self.work, cover, stop)
-        if found == 1:
-            self.phy2log = self.order[members[cover].ravel()]
-            self.makespan = threshold - int(slack[cover].min())
-        return None if found < 0 else bool(found)
-
-    def _prove(self, refuted: int) -> None:
-        """Whole loads that exceed ``refuted`` are one more at least."""
-        self.bound = refuted + 1
-        value = math.ldexp(float(self.bound), -self.digits)
-        self.proven = Bound.of_layer(value, "window_cover", {"method": "window_cover", "threshold": value})
+    true, exact = problem.load.values[0], problem.load.is_integer
+    # counts are exact, their total is below 2**53; no load is so small that floats round bounds in tokens
+    digits = 0 if exact else _BITS - math.frexp(float(true.sum()))[1]
+    whole = true if exact else np.floor(np.ldexp(true, digits)).astype(np.int64)
+    least, makespan = 0, int(whole.sum())
+    if not math.isnan(known.lower_bound[0]):
+        least = math.ceil(math.ldexp(float(known.lower_bound[0]), digits)) - (0 if exact else problem.slots_per_gpu)
+    if known.placement is not None:
+        makespan = int(whole[known.placement.phy2log[0]].reshape(problem.num_gpus, -1).sum(axis=1).max())
+    order = np.argsort(-true, kind="stable")
+    search = CoverSearch(
+        whole[order], problem.num_gpus, least, makespan, 0.99 * max(limits.gap, FLOAT_RESOLUTION),
+        Effort(MAX_SETS, _TABLE, work),
+    )  # fmt: skip
+    stoppable(search.run, limits.deadline)
+    proven = Bound.unknown(1)
+    if search.refuted:  # whole loads that exceed a threshold are one more at least
+        value = math.ldexp(float(search.refuted + 1), -digits)
+        proven = Bound.of_layer(value, "window_cover", {"method": "window_cover", "threshold": value})
+    found = None if search.cover is None else order[search.cover.ravel()]
+    return Solution(problem, found, proven, limits.stop)

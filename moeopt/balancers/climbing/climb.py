@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from moeopt import bounds
 from moeopt._stop import Flag, in_shares
 from moeopt.balancers.climbing.levels import level_rows
-from moeopt.balancers.climbing.stages import LEVEL, PAIRS, Stage, improve, stages
+from moeopt.balancers.climbing.stages import COVER, LEVEL, PAIRS, QUICK, ROOM, Stage, improve, stages
+from moeopt.balancers.climbing.windows import cover_rows
 from moeopt.balancers.pairing import anneal_layer
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -35,7 +36,7 @@ def climb(
     """Improve every layer of a problem without nodes by ``rounds`` of stages (None = endless), until the deadline."""
     slots = np.where(start.by_gpu < 0, problem.num_experts, start.by_gpu)
     weight = problem.load.values.astype(float)
-    makespan = _makespan(slots, weight)
+    makespan, goal = _makespan(slots, weight), goal.copy()
 
     def work(part: slice, stop: Flag) -> None:
         rows = np.arange(problem.num_layers)[part]
@@ -43,9 +44,9 @@ def climb(
             rows = rows[makespan[rows] > goal[rows]]
             if stop[0] or not rows.size:
                 return
-            improved, reached = slots[rows], makespan[rows]
-            _run(problem, rows, improved, weight[rows], goal[rows], reached, number, stage, seed, stop)
-            slots[rows], makespan[rows] = improved, reached
+            improved, reached, aim = slots[rows], makespan[rows], goal[rows]
+            _run(problem, rows, improved, weight[rows], aim, reached, number, stage, seed, stop)
+            slots[rows], makespan[rows], goal[rows] = improved, reached, aim
 
     if (makespan > goal).any():
         in_shares(work, problem.num_layers, slots.size, deadline)
@@ -69,7 +70,10 @@ def _run(
     if stage.kind == PAIRS:
         _anneal(problem, rows, slots, weight, goal, makespan, number, seed, stop)
     elif stage.kind == LEVEL:
-        level_rows(slots, weight, goal, seed + number, problem.allow_colocated, makespan, stop)
+        target = goal * (1 + ROOM) if stage.pace == QUICK else goal
+        level_rows(slots, weight, target, seed + number, problem.allow_colocated, makespan, stop)
+    elif stage.kind == COVER:
+        cover_rows(slots, weight, goal, makespan, stop)
     else:
         switches = problem.allow_colocated, problem.allow_empty_slots
         improve(slots, weight, goal, number, *stage, seed, *switches, makespan, stop)

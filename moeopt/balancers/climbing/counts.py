@@ -7,6 +7,9 @@ from moeopt._random import below
 from moeopt._stop import raised
 from moeopt.balancers.swaps import descend, holds, sum_loads
 
+_SWAPS = 8
+"""Swaps per copy of the expert that loses one: what does not fit then, does not fit."""
+
 
 @kernel
 def recount(slots, weight, size, copies, target, steps, colocated, gaps, state, stop):  # type: ignore[no-untyped-def]
@@ -35,7 +38,7 @@ def recount(slots, weight, size, copies, target, steps, colocated, gaps, state, 
         _set_copies(old, -1, weight, size, copies)
         _set_copies(new, 1, weight, size, copies)
         sum_loads(slots, size, load)
-        descend(slots, size, load, target, colocated, stop)
+        descend(slots, size, load, target, _SWAPS * (copies[old] + 1), colocated, stop)
         after = sum_loads(slots, size, load)
         if after <= most:
             most = after

@@ -13,13 +13,13 @@ from moeopt._kernel import kernel
 from moeopt._random import below, random_state
 from moeopt._stop import Flag, raised
 from moeopt.balancers.climbing.deals import construct, repack
-from moeopt.balancers.swaps import distinct, sum_loads
+from moeopt.balancers.swaps import distinct, least_makespan, sum_loads
 
-_CAPS = 4
-"""Caps that one levelling of a layer tries."""
+_CAPS = 5
+"""Caps that one levelling of a layer tries, each with five times the slack of the one before."""
 
-_WORK = 2_000
-"""Subsets per slot that one cap may cost; nearly all of them are made in vain."""
+_WORK = 2000
+"""Subsets per slot that the first cap may cost, or what takes as long; the others may cost a quarter."""
 
 _WIDEST = 12
 _MOST_SUBSETS = 924
@@ -35,8 +35,9 @@ _FEW = 64
 """Open GPUs from which on chains of a few slots run dry, and the rest is dealt again."""
 
 _FEW_SLOTS = 8
-_DEAL_STEPS = 3000
-_DEAL_DRAWS = 10
+_DEAL_STEPS = 300
+_DEAL_DRAWS = 4
+_DEAL_WORK = 300_000
 
 _PATIENCE = 4
 """Times that every open GPU may look in vain, one after another."""
@@ -63,24 +64,28 @@ def level_rows(
 
 @kernel
 def _level_down(slots, size, target, seed, colocated, stop):  # type: ignore[no-untyped-def]
-    """Level to the target, or to caps between it and the makespan as low as can be reached; the makespan."""
+    """Level to the target, or to a cap as little above it as can be reached; the makespan."""
     load = np.empty(slots.shape[0])
     state = random_state(seed, 0)
     most = sum_loads(slots, size, load)
-    low = cap = target
+    cap = max(target, least_makespan(slots, size))
+    slack = max(cap - load.sum() / load.size, 1e-5 * cap)
     trial = slots.copy()
+    work = _WORK * slots.size
     for _ in range(_CAPS):
-        if most <= target or raised(stop):
+        if cap >= most or raised(stop):
             break
-        reached = level(trial, size, cap, _WORK * slots.size, colocated, state, stop)
+        reached = level(trial, size, cap, work, colocated, state, stop)
         after = sum_loads(trial, size, load)
         if after < most:
             most = after
             slots[:] = trial
+        if reached:
+            break
+        work = _WORK * slots.size // 4
         trial[:] = slots
-        if not reached:
-            low = cap
-        cap = (low + most) / 2
+        cap += 4 * slack
+        slack *= 5
     return most
 
 
@@ -255,7 +260,7 @@ def level(all_slots, all_size, cap, work, colocated, state, stop):  # type: igno
                         _swap(slots, owner, f, j, old_j)
                         _swap(slots, owner, f, i, old_i)
         if not found and deals and 3 <= left <= _FEW:
-            work -= 16 * _DEAL_STEPS
+            work -= _DEAL_WORK
             rows = slots[queue[:left]]
             best = rows.copy()
             few_loads = np.empty(left)
@@ -280,7 +285,7 @@ def level(all_slots, all_size, cap, work, colocated, state, stop):  # type: igno
             other = load[h] - cap
             if h == f or (among_open and excess * other > 0 and left > 8):
                 continue
-            work -= 50 + (1 << width)
+            work -= 150 + (1 << width)
             _subsets(slots[h], width, size, state, sums2, masks2, count2)
             high = excess + loose
             if excess > 0:

@@ -9,24 +9,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import metrics
+from moeopt.balancers.bldm import bldm
 from moeopt.balancers.climbing.climb import climb, near_bound
+from moeopt.balancers.local_search import descended
 from moeopt.balancers.start import first_placement, node_of_group
 from moeopt.load import LoadMatrix
+from moeopt.methods import refusal
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_MOST_DESCENDED = 8192
+"""Slots up to which ``local_search`` comes first: it is quadratic, and other stages end closer in larger layers."""
+
 
 def climbed(
-    problem: PlacementProblem, start: Placement | None, goal: Floats, seed: int, deadline: float, rounds: int | None
+    problem: PlacementProblem,
+    start: Placement | None,
+    goal: Floats | None,
+    seed: int,
+    deadline: float,
+    rounds: int | None,
 ) -> Placement:
     """Improve every layer of a problem that limits no moves by ``rounds`` of stages, until ``goal [layers]``.
 
     From ``start``, or from a first placement; with groups on nodes then also from groups dealt from scratch.
+    Without a goal, layers end near their bound, and those without a start begin with the best of other methods.
     """
     first = first_placement(problem) if start is None else start
+    if goal is None:
+        goal = near_bound(problem)
+        if start is None:
+            first = _best_of_others(problem, first, deadline)
     if not problem.hierarchical:
         return climb(problem, first, goal, seed, deadline, rounds)
     found = climb_nodes(problem, first, goal, seed, deadline, 1)
@@ -34,6 +50,12 @@ def climbed(
         other = regrouped(problem, seed, deadline)
         found = better(problem, found, climb_nodes(problem, other, goal, seed, deadline, 1))
     return found if rounds == 1 else climb_nodes(problem, found, goal, seed, deadline, rounds)
+
+
+def _best_of_others(problem: PlacementProblem, first: Placement, deadline: float) -> Placement:
+    """What ``local_search`` makes of the first placement, or that of ``bldm`` where it is better."""
+    best = descended(problem, first, deadline) if problem.slots <= _MOST_DESCENDED else first
+    return best if refusal(bldm, problem) else better(problem, best, bldm(problem))
 
 
 def climb_nodes(

@@ -12,16 +12,21 @@ from moeopt._kernel import kernel
 from moeopt._random import random_state
 from moeopt.balancers.climbing.counts import recount
 from moeopt.balancers.climbing.deals import construct, repack
-from moeopt.balancers.swaps import descend, sum_loads
+from moeopt.balancers.climbing.windows import MAX_ITEMS
+from moeopt.balancers.swaps import descend, least_makespan, sum_loads
 from moeopt.balancers.triples import walk_row
 from moeopt.problem import PlacementProblem
 
-SWAPS, DEAL, REPAIR, WALK, COUNTS, LEVEL, PAIRS = range(7)
+SWAPS, DEAL, REPAIR, WALK, COUNTS, LEVEL, PAIRS, COVER = range(8)
 """Kinds of stages: swaps from the fullest GPU; a deal from scratch; a deal of a few GPUs at a time; the walk of
-``triples``; changed counts; exchanges of subsets (``levels``); annealed counts (``pairing``)."""
+``triples``; changed counts; exchanges of subsets (``levels``); annealed counts (``pairing``); sets
+within a window of loads (``covers``)."""
 
 QUICK, BRISK, THOROUGH = range(3)
-"""Paces: a first look, a short run, a full run."""
+"""Paces: a first look under a cap that leaves room, a short run, a full run."""
+
+ROOM = 6e-4
+"""How far above the target the cap of a first look with three slots per GPU is."""
 
 
 class Stage(NamedTuple):
@@ -33,37 +38,43 @@ class Stage(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Stages that come once, and those that follow in turn."""
+    """Stages that come once, those of the default mode, and those that follow in turn."""
 
     once: tuple[Stage, ...]
     turn: tuple[Stage, ...]
 
 
-_DEALS = Order(
-    (Stage(SWAPS), Stage(DEAL, QUICK)),
-    (Stage(DEAL), Stage(REPAIR), Stage(DEAL), Stage(COUNTS), Stage(DEAL, halfway=True), Stage(REPAIR, halfway=True)),
+_DEALS = (
+    Stage(DEAL),
+    Stage(REPAIR),
+    Stage(DEAL),
+    Stage(COUNTS),
+    Stage(DEAL, halfway=True),
+    Stage(REPAIR, halfway=True),
 )
-_WALKS = Order(
-    (Stage(SWAPS), Stage(WALK, QUICK), Stage(WALK, BRISK)),
-    (
-        *(Stage(WALK), Stage(WALK), Stage(COUNTS), Stage(WALK, halfway=True), Stage(REPAIR, halfway=True), Stage(WALK)),
-        *(Stage(WALK), Stage(WALK), Stage(COUNTS), Stage(WALK, halfway=True), Stage(WALK, halfway=True), Stage(WALK)),
-    ),
+_WALKS = (
+    *(Stage(WALK, BRISK), Stage(WALK), Stage(COUNTS), Stage(WALK, halfway=True), Stage(REPAIR, halfway=True)),
+    *(Stage(WALK), Stage(WALK), Stage(COUNTS), Stage(WALK, halfway=True), Stage(WALK, halfway=True), Stage(WALK)),
 )
-_LEVELS = Order((), (*[Stage(LEVEL)] * 5, Stage(COUNTS)))
-_PAIRS = Order((), (Stage(PAIRS),))
-_FEW = Order((Stage(SWAPS),), (Stage(COUNTS),))
-_SWAPS = Order((Stage(SWAPS),), ())
-_NOTHING = Order((), ())
+_LEVELS = (*[Stage(LEVEL)] * 3, Stage(COUNTS))
 
 _MANY_GPUS = 8
 """GPUs from which on repairing a few of them no longer finds anything with three slots per GPU."""
 
-_SMALL = 64
-"""Slots up to which further stages are cheap enough to belong to the default mode."""
+_COVERED = range(3, 7)
+"""Slots per GPU with few enough contents to list, and too few for other stages to come close."""
+
+_MOST_COPIES = 40
+"""Slots up to which layers with replicas are covered: contents that differ in equal copies are listed one by one."""
 
 _LARGE = 512
 """Slots from which a layer is levelled: a deal from scratch takes too long, and exchanges find all but the best."""
+
+_MOST_SWAPS = 10_000
+"""Swaps that a stage makes at most, more than a recorded layer needs."""
+
+_FURTHER = 2
+"""Stages in turn that every further round adds."""
 
 # Measured on 58 x 256 recorded loads: more draws per GPU find better fits, fewer leave time for more GPUs.
 _QUICK_DRAWS = 3
@@ -71,24 +82,43 @@ _DRAWS = 10
 
 
 def stages(problem: PlacementProblem, rounds: int | None) -> Iterator[tuple[int, Stage]]:
-    """Numbered stages for layers without nodes: ``rounds`` times the few of the default mode, None = without end."""
+    """Numbered stages for layers without nodes: those of the default mode, more with ``rounds``, None = without end."""
     once, turn = _order(problem)
-    usual = 1 if turn == _PAIRS.turn else 7 if problem.slots <= _SMALL else 2
     if problem.num_redundant == 0:  # there are no counts to change: the stage before comes again
+        once = tuple(stage for stage in once if stage.kind != COUNTS)
         turn = tuple(turn[i - 1] if stage.kind == COUNTS else stage for i, stage in enumerate(turn))
-    return islice(enumerate(chain(once, cycle(turn))), None if rounds is None else rounds * usual)
+    usual = None if rounds is None else len(once) + _FURTHER * (rounds - 1)
+    return islice(enumerate(chain(once, cycle(turn))), usual)
 
 
 def _order(problem: PlacementProblem) -> Order:
     """The stages that suit the slots per GPU."""
     per_gpu, redundant = problem.slots_per_gpu, problem.num_redundant > 0
     if per_gpu == 1:
-        return _FEW if redundant else _NOTHING
+        return Order((Stage(SWAPS), Stage(COUNTS)), (Stage(COUNTS),)) if redundant else Order((), ())
     if per_gpu == 2:
-        return _PAIRS if redundant else _SWAPS
-    if per_gpu == 3:
-        return _WALKS if problem.num_gpus >= _MANY_GPUS else _DEALS
-    return _LEVELS if problem.slots >= _LARGE else _DEALS
+        return Order((Stage(PAIRS),), (Stage(PAIRS),)) if redundant else Order((Stage(SWAPS),), ())
+    walks = per_gpu == 3 and problem.num_gpus >= _MANY_GPUS
+    turn, first = (_WALKS, Stage(WALK, QUICK)) if walks else (_DEALS, Stage(DEAL, QUICK))
+    if problem.slots >= _LARGE:
+        return Order((Stage(SWAPS), first, Stage(LEVEL, QUICK)), turn) if walks else Order((Stage(LEVEL),) * 2, _LEVELS)
+    return Order((Stage(SWAPS), first, *_closer(problem, walks)), turn)
+
+
+def _closer(problem: PlacementProblem, walks: bool) -> tuple[Stage, ...]:
+    """What is cheap in small layers, and all that others need after a first look."""
+    redundant, again = problem.num_redundant > 0, Stage(REPAIR, BRISK)
+    if walks and redundant:
+        return (Stage(COUNTS), Stage(WALK, QUICK), Stage(COUNTS)) if problem.slots <= MAX_ITEMS else ()
+    if problem.slots > MAX_ITEMS:
+        return () if walks else (Stage(REPAIR, QUICK),)
+    if problem.slots_per_gpu not in _COVERED:
+        return (again,)
+    if not redundant:
+        return Stage(COVER), again
+    if problem.slots <= _MOST_COPIES and problem.allow_colocated:
+        return Stage(COVER), Stage(COUNTS), Stage(COVER)
+    return again, Stage(COUNTS), again
 
 
 @kernel
@@ -109,17 +139,18 @@ def improve(all_slots, all_weight, target, number, kind, pace, halfway, seed, co
             continue
         state = random_state(seed, number)
         slots = kept.copy()
+        aim = max(target[row], least_makespan(slots, size))
         if kind == SWAPS:
-            descend(slots, size, load, target[row], colocated, stop)
+            descend(slots, size, load, target[row], _MOST_SWAPS, colocated, stop)
         elif kind == COUNTS:
             steps = max(20, 20000 // (gpus * k))
             recount(slots, all_weight[row], size, copies, target[row], steps, colocated, gaps, state, stop)
         else:
-            if kind == WALK:
-                walk_row(slots, size, target[row], before, pace, halfway, colocated, state, stop)
-            else:
+            if kind == WALK and before > aim:
+                walk_row(slots, size, aim, before, pace, halfway, colocated, state, stop)
+            elif before > aim:
                 scratch = kind == DEAL and colocated
-                _redeal(slots, size, load, target[row], before, pace, halfway, scratch, colocated, state, stop)
+                _redeal(slots, size, load, aim, before, pace, halfway, scratch, colocated, state, stop)
             if pace == QUICK and redundant and sum_loads(slots, size, load) > 1.01 * target[row]:
                 recount(slots, all_weight[row], size, copies, target[row], 30, colocated, gaps, state, stop)
                 most = sum_loads(slots, size, load)
@@ -150,14 +181,18 @@ def _redeal(slots, size, load, target, before, pace, halfway, scratch, colocated
     best = slots.copy()
     cap, steps, draws = target, 3000, _DRAWS
     if pace == QUICK:
-        cap, steps, draws = target * 1.0003, 60, _QUICK_DRAWS
+        cap, steps, draws = target * 1.00026, 60 if scratch else 300, _QUICK_DRAWS
+    elif pace == BRISK:
+        steps = 500
     elif halfway:
         cap = (target + before) / 2
     if cap >= before:
+        if pace == QUICK and not scratch:
+            return
         cap = target
     if scratch:
         construct(slots, size, load, cap, draws, state)
     most = repack(slots, size, load, cap, steps, draws, colocated, state, best, before, stop)
     slots[:] = best
     if sum_loads(slots, size, load) > target and most > cap:
-        descend(slots, size, load, target, colocated, stop)
+        descend(slots, size, load, target, _MOST_SWAPS, colocated, stop)

@@ -1,11 +1,101 @@
-"""Kernels: the sets of experts that may share a GPU, and covers of all experts by such sets."""
+"""Covers: sets of items that may share a GPU, by sets that hold every item once; and how low a threshold they reach."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
-from moeopt._stop import raised
+from moeopt._stop import Flag, raised
+
+_SHARE = 0.5
+"""Share of the work left that one threshold may take."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Sets listed at most for one threshold, dead ends remembered, sets looked at in all."""
+
+    most_sets: int
+    remembered: int
+    work: int
+
+
+class CoverSearch:
+    """Place items, whole ``load [items]`` falling, in equal numbers on GPUs under the lowest threshold found.
+
+    Parameters
+    ----------
+    bound, makespan
+        No placement is below the one, there is one at the other: only thresholds between them are decided.
+    gap
+        Relative distance of the two at which the search ends.
+
+    Notes
+    -----
+    Afterwards ``bound`` and ``makespan`` are as near as they came, ``refuted`` is the highest threshold without
+    a cover (0 = none), and ``cover [gpus, slots]`` holds the items of the best one, None without any.
+    """
+
+    def __init__(
+        self, load: NDArray[np.int64], num_gpus: int, bound: int, makespan: int, gap: float, effort: Effort
+    ) -> None:
+        self.load, self.gpus, self.slots, self.gap = load, num_gpus, len(load) // num_gpus, gap
+        self.total = int(load.sum())
+        self.bound, self.makespan = max(bound, -(-self.total // num_gpus)), makespan
+        self.refuted = 0
+        self.cover: NDArray[np.int64] | None = None
+        self.effort, self.work = effort, np.array([effort.work])
+
+    def run(self, stop: Flag) -> None:
+        """Raise the threshold from the bound on: lower ones are decided sooner, and each one refuted is a bound."""
+        step, highest = max(int(self.gap * self.bound), 1), self.total
+        while self.makespan > self.bound * (1 + self.gap) and not stop[0]:
+            threshold = self._threshold(step, highest)
+            if threshold >= highest:
+                break
+            found = self._decide(threshold, stop)
+            if found is None:
+                highest = threshold
+            elif found:
+                step = max(step // 2, 1)
+            else:
+                self.refuted, self.bound = threshold, threshold + 1
+                step *= 2
+
+    def _threshold(self, step: int, highest: int) -> int:
+        """A little above the bound, at most halfway to what is reached or was too hard, and where it may close."""
+        halfway = (self.bound + min(self.makespan, highest)) // 2
+        closing = max(int(self.bound * (1 + self.gap)), self.bound)
+        return min(max(min(self.bound + step, halfway), closing), self.makespan - 1)
+
+    def _decide(self, threshold: int, stop: Flag) -> bool | None:
+        """Whether a placement reaches ``threshold``, which is then accepted; None where that takes too long."""
+        spent = int(self.work[0] * _SHARE)
+        rest = self.work[0] - spent
+        self.work[0] = spent
+        verdict = self._covered(threshold, stop)
+        self.work[0] = max(self.work[0], 0) + rest
+        return verdict
+
+    def _covered(self, threshold: int, stop: Flag) -> bool | None:
+        slack_left = self.gpus * threshold - self.total
+        members = np.empty((self.effort.most_sets, self.slots), dtype=np.uint16)
+        slack = np.empty(self.effort.most_sets, dtype=np.int64)
+        count = list_sets(self.load, self.slots, threshold - slack_left, threshold, members, slack, stop)
+        if count < 0:
+            return None
+        least_first = np.argsort(slack[:count], kind="stable")
+        members, slack = members[least_first], slack[least_first]
+        chosen = np.zeros(self.gpus, dtype=np.int64)
+        table = np.zeros((self.effort.remembered, -(-len(self.load) // 64)), dtype=np.uint64)
+        found = find_cover(members, slack, slack_left, table, self.work, chosen, stop)
+        if found == 1:
+            self.cover = members[chosen].astype(np.int64)
+            self.makespan = threshold - int(slack[chosen].min())
+        return None if found < 0 else bool(found)
 
 
 @kernel
@@ -32,7 +122,9 @@ def list_sets(load, slots, least, most, members, slack, stop):  # type: ignore[n
         if expert + rest >= experts or total[depth] + before[expert + rest + 1] - before[expert] < least:
             depth -= 1
             continue
-        if total[depth] + load[expert] + before[experts] - before[experts - rest] > most:
+        room = most - total[depth] - (before[experts] - before[experts - rest])
+        if load[expert] > room:
+            chosen[depth] = _before_fitting(load, expert, room)
             continue
         total[depth + 1] = total[depth] + load[expert]
         if rest > 0:
@@ -45,6 +137,19 @@ def list_sets(load, slots, least, most, members, slack, stop):  # type: ignore[n
         slack[count] = most - total[slots]
         count += 1
     return count
+
+
+@kernel
+def _before_fitting(load, expert, room):  # type: ignore[no-untyped-def]
+    """Last of the falling loads from ``expert`` on that exceeds ``room``."""
+    high = load.size
+    while high - expert > 1:
+        middle = (expert + high) // 2
+        if load[middle] > room:
+            expert = middle
+        else:
+            high = middle
+    return expert
 
 
 @kernel
