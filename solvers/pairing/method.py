@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._stop import stoppable
-from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan
+from moeopt.balancers.pairing import PATIENCE, STEPS_PER_SLOT, anneal, greedy_counts, pair_up, paired_makespan
 from moeopt.bounds import Bound, Certificate
 from moeopt.methods import even_split, made_for, refuses
 from moeopt.placement import Placement
@@ -33,11 +33,8 @@ from solvers.pairing.model import (
     witness,
 )
 
-_ANNEALING = 300_000
-"""Steps in a run of the annealing: a tenth of a second at 320 slots."""
-
-_FIRST_ANNEALING = 30_000
-"""Steps in the run before the first relaxation, which says little about a poor makespan."""
+_FIRST_STEPS = 30
+"""Steps per slot in the annealing before the first relaxation, which says little about a poor makespan."""
 
 _EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
@@ -166,7 +163,7 @@ class _LayerSearch:
     def run(self) -> Solution:
         if self.known.placement is not None:
             self._accept(self.known.placement.replica_count[0])
-        self._improve(_FIRST_ANNEALING, patience=1)
+        self._improve(_FIRST_STEPS, patience=1)
         if not self._closed() and not self._late():
             self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
         self._improve()
@@ -272,11 +269,11 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.counts, self.makespan = counts, makespan
 
-    def _improve(self, steps: int = _ANNEALING, patience: int = 3) -> None:
+    def _improve(self, per_slot: int = STEPS_PER_SLOT, patience: int = PATIENCE) -> None:
         """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed, left = self.counts, self.limits.seed, self.limits.left
+            begin, seed, left, steps = self.counts, self.limits.seed, self.limits.left, per_slot * self.problem.slots
             kept = 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
             self._accept(
                 stoppable(
