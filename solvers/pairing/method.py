@@ -18,6 +18,7 @@ from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers.drive import Hint, Limits, Progress, drive
+from solvers.pairing.branch import grow
 from solvers.pairing.decide import Verdict, decide
 from solvers.pairing.mend import repair
 from solvers.pairing.model import (
@@ -28,10 +29,10 @@ from solvers.pairing.model import (
     columns_at,
     exclude,
     largest_refuted,
-    relax,
     restrict,
     witness,
 )
+from solvers.pairing.relaxation import relax
 
 _FIRST_STEPS = 30
 """Steps per slot in the annealing before the first relaxation, which says little about a poor makespan."""
@@ -41,6 +42,9 @@ _EFFORT = 0.2
 
 _STEPS = 80_000
 """Steps of the repair per unit of that effort, a quarter of a second."""
+
+_FEW = 600
+"""Columns left up to which a tree of branches is likely to be small; it proves what CP-SAT could only claim."""
 
 _MANY = 1200
 """Columns left that CP-SAT does not search in a moment; with more effort it is given more."""
@@ -114,7 +118,8 @@ def solve_pairing(
     counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
     threshold, and a long annealing. Then the makespan to beat, less the gap, is tried as a
     threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
-    exact arithmetic re-checks), or leaves few counts open, among which CP-SAT finds better ones or
+    exact arithmetic re-checks), or leaves few counts open. A tree of branches refutes these
+    (``pairing_tree``, likewise), or, where they are many, CP-SAT finds better ones or
     proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
     long, local search repairs what the relaxation favours at thresholds in between. Within a time
     limit the long annealing leaves time to bisect for the best bound of the relaxation.
@@ -311,7 +316,7 @@ class _LayerSearch:
     def _decide(self, threshold: float) -> bool:
         """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
         left = self._relax(threshold)
-        if left is None:
+        if left is None or self._grow(threshold, left):
             return True
         if len(left.possible.expert) > _MANY:
             self._descend()
@@ -333,6 +338,18 @@ class _LayerSearch:
             self._prove(threshold, "pairing_cpsat", left.rounds)
         return verdict.infeasible or verdict.counts is not None
 
+    def _grow(self, threshold: float, left: _Left) -> bool:
+        """Where few columns are left: whether a tree refutes ``threshold`` or meets counts that reach it."""
+        if len(left.possible.expert) > _FEW or self._late():
+            return False
+        grown = grow(left.possible, self.limits)
+        if grown.tree is not None:
+            tree = {"witnesses": list(grown.witnesses), "nodes": grown.tree}
+            self._prove(threshold, "pairing_tree", left.rounds, tree)
+        if grown.counts is not None:
+            self._accept(grown.counts)
+        return self.bound >= threshold or self.makespan <= threshold
+
     def _search(self, columns: Columns) -> Verdict:
         """Let CP-SAT choose among ``columns``."""
         verdict = decide(columns, self.counts, max(self.limits.left, 0.01), self.effort, self.limits)
@@ -340,7 +357,9 @@ class _LayerSearch:
             self._accept(verdict.counts)
         return verdict
 
-    def _prove(self, bound: float, source: str, rounds: list[dict[str, Any]]) -> None:
+    def _prove(
+        self, bound: float, source: str, rounds: list[dict[str, Any]], tree: dict[str, Any] | None = None
+    ) -> None:
         if bound > self.bound:
-            certificate: Certificate = {"method": source, "threshold": bound, "rounds": rounds}
+            certificate: Certificate = {"method": source, "threshold": bound, "rounds": rounds, **(tree or {})}
             self.bound, self.proven = bound, Bound.of_layer(bound, source, certificate)
