@@ -465,7 +465,7 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
     as ``(needed - 1) * gpus < sum``. Of all replicas, with any number of copies, only those more valuable
     than every lighter one matter; the contents of such replicas are searched.
     """
-    _check_leaf(layer, _threshold(layer, value, certificate), certificate, {})
+    _check_leaf(layer, configuration_threshold(layer, value, certificate), certificate, {})
 
 
 def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -475,7 +475,7 @@ def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str
     two is true of every placement. In a leaf all replicas are of counts that the nodes above it leave, and are
     worth the sum of the leaf's prices all the same.
     """
-    threshold = _threshold(layer, value, certificate)
+    threshold = configuration_threshold(layer, value, certificate)
     waiting: list[tuple[Any, dict[int, tuple[int, int]]]] = [(certificate.get("tree"), {})]
     nodes = 0
     while waiting:
@@ -496,7 +496,7 @@ def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str
         waiting.append((node.get("more"), ranges | {expert: (max(split + 1, fewest), most)}))
 
 
-def _threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
+def configuration_threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
@@ -825,7 +825,7 @@ def _arrivals(layer: ExactLayer, ceiling: int) -> int | None:
     assert layer.reference is not None
     gpus = [list(gpu) for gpu in layer.reference]
     needed = _arrivals_among(layer.loads, gpus, ceiling)
-    if needed is None or layer.num_nodes == 1 or _nodes(layer) is None:
+    if needed is None or layer.num_nodes == 1 or moves_nodes(layer) is None:
         return needed
     per_node = layer.num_gpus // layer.num_nodes
     kept = 0
@@ -888,7 +888,7 @@ def _extra_copies(layer: ExactLayer, ceiling: Fraction, *, below: bool = False) 
     return extra
 
 
-def _nodes(layer: ExactLayer) -> list[set[int]] | None:
+def moves_nodes(layer: ExactLayer) -> list[set[int]] | None:
     """The groups on every node of the reference; None where it spreads a group or hosts unequal numbers."""
     if layer.reference is None:
         return None
@@ -903,7 +903,7 @@ def _nodes(layer: ExactLayer) -> list[set[int]] | None:
 
 def _fullest_node(layer: ExactLayer) -> int:
     """Load of the groups of the fullest node."""
-    nodes = _nodes(layer) if layer.num_nodes > 1 else None
+    nodes = moves_nodes(layer) if layer.num_nodes > 1 else None
     if nodes is None:
         raise Rejected("the reference does not keep groups on nodes")
     size = layer.num_experts // layer.num_groups
@@ -921,7 +921,7 @@ def _regrouped(layer: ExactLayer) -> int:
 # Re-check bounds for partitions by searching all covers with sets within a window of loads, in exact integers.
 
 
-window_cover_MAX_EXPERTS, MAX_SETS, window_cover_MAX_STEPS, MAX_WORK = 128, 300_000, 3_000_000, 20_000_000
+window_cover_MAX_EXPERTS, MAX_SETS, window_cover_MAX_STEPS, window_cover_MAX_WORK = 128, 300_000, 3_000_000, 20_000_000
 """Experts, sets of them within the window, steps to list these, sets seen in the search; beyond nothing is decided."""
 
 Sets = list[tuple[int, int, list[int]]]
@@ -1008,7 +1008,7 @@ class Covers:
         all experts, and those of one set with the least of all others, add up to no more, the greatest to no less.
         """
         self.work += len(sets)
-        if self.work > MAX_WORK:
+        if self.work > window_cover_MAX_WORK:
             raise Undecided("the search for covers takes too long")
         often: dict[int, int] = {}
         least: dict[int, int] = {}
@@ -1032,7 +1032,14 @@ class Covers:
 # --------------------------------------------------------------------------------
 # moeopt/verify/pairing.py
 #
-# Re-check bounds for two slots per GPU from weighted points, in exact integers.
+# Re-check bounds for two slots per GPU from weighted points and trees of branches, in exact integers.
+
+
+pairing_MAX_WORK = 20_000_000
+"""Costs of counts computed or compared, beyond which nothing is decided."""
+
+Counts = list[list[int]]
+"""``[experts]`` lists with an entry per count that is still possible."""
 
 
 def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -1045,36 +1052,129 @@ def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) 
     all leave a slack. Slack below zero refutes T; a count that costs more than its expert's cheapest by more
     than the slack is possible no longer, in this and the following rounds.
     """
+    if _left(layer, pairing_threshold(layer, value, certificate), certificate) is not None:
+        raise Rejected("the certificate's rounds leave replica counts that may reach it")
+
+
+def pairing_tree(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless its rounds and a tree of branches refute every makespan of at most the certificate's threshold.
+
+    Nodes come in preorder. ``[expert, split]`` stands for two branches: the expert has fewer copies than ``split``,
+    whose tree follows, or at least as many, whose tree comes after that. ``[i]`` is a leaf: the points and weights of
+    witness ``i`` cost more than their limit with the cheapest counts that this branch allows, of those that the
+    rounds leave possible.
+    """
+    threshold = pairing_threshold(layer, value, certificate)
+    possible = _left(layer, threshold, certificate)
+    if possible is None:
+        return
+    steps = _steps(certificate, "witnesses")
+    _within_limits(len(steps) * sum(map(len, possible)))
+    witnesses = [_Witness(layer, threshold, possible, step) for step in steps]
+    waiting: list[dict[int, tuple[int, int]]] = [{}]  # fewest and most copies of the experts branched on
+    work = 0
+    for node in pairing_nodes(certificate):
+        if not waiting:
+            raise Rejected("the tree has more nodes than branches")
+        branch = waiting.pop()
+        if len(node) == 2:
+            expert, split = node
+            if not 0 <= expert < layer.num_experts:
+                raise Rejected(f"the tree branches on expert {expert}, the layer has {layer.num_experts}")
+            fewest, most = branch.get(expert, (1, layer.most_copies))
+            waiting.append(branch | {expert: (max(fewest, split), most)})
+            waiting.append(branch | {expert: (fewest, min(most, split - 1))})
+        elif not 0 <= node[0] < len(witnesses) or not witnesses[node[0]].refutes(branch):
+            raise Rejected("a leaf of the tree leaves replica counts that may reach the threshold")
+        work += sum(len(possible[expert]) for expert in branch)
+        _within_limits(work)
+    if waiting:
+        raise Rejected("the tree leaves a branch open")
+
+
+class _Witness:
+    """Weighted points: what every possible count of every expert costs, and how much all may cost together."""
+
+    def __init__(self, layer: ExactLayer, threshold: Fraction, possible: Counts, step: dict[str, Any]) -> None:
+        self.possible = possible
+        self.costs, self.limit = _step(layer, possible, threshold, step)
+        self.cheapest = [min(of_expert) for of_expert in self.costs]
+        self.total = sum(self.cheapest)
+
+    def refutes(self, branch: dict[int, tuple[int, int]]) -> bool:
+        """Whether the cheapest counts within the branch cost too much, or an expert has none."""
+        total = self.total
+        for expert, (fewest, most) in branch.items():
+            counts = zip(self.possible[expert], self.costs[expert], strict=True)
+            allowed = [cost for count, cost in counts if fewest <= count <= most]
+            if not allowed:
+                return True
+            total += min(allowed) - self.cheapest[expert]
+        return total > self.limit
+
+
+def pairing_threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
     if layer.slots_per_gpu != 2:
         raise Rejected(f"the certificate is for two slots per GPU, the problem has {layer.slots_per_gpu}")
-    rounds = certificate.get("rounds")
-    if not isinstance(rounds, list) or not all(isinstance(step, dict) for step in rounds):
-        raise Rejected("the certificate's 'rounds' is not a list of rounds")
+    return threshold
+
+
+def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -> Counts | None:
+    """Counts of every expert that the rounds leave possible, or None where they refute the threshold."""
+    rounds = _steps(certificate, "rounds")
     if threshold <= 0:
         if any(layer.loads) or threshold < 0:
-            return
+            return None
         raise Rejected("a layer without load has makespan 0")
     fewest = [max(-(-load * threshold.denominator // threshold.numerator), 1) for load in layer.loads]  # w/c <= T
     if max(fewest) > layer.most_copies:
-        return
+        return None
     possible = [list(range(least, layer.most_copies + 1)) for least in fewest]
     for step in rounds:
-        points, weights = _points(layer, step), integers(step, "weights")
-        if len(points) != len(weights) or any(weight < 0 for weight in weights):
-            raise Rejected("a round needs a weight >= 0 for every point")
-        costs = _costs(layer.loads, possible, threshold, points, weights)
+        costs, limit = _step(layer, possible, threshold, step)
         cheapest = [min(of_expert) for of_expert in costs]
-        slack = layer.num_slots * sum(weights) - sum(cheapest)
+        slack = limit - sum(cheapest)
         if slack < 0:
-            return
+            return None
         possible = [
             [c for c, cost in zip(counts, of_expert, strict=True) if cost <= least + slack]
             for counts, of_expert, least in zip(possible, costs, cheapest, strict=True)
         ]
-    raise Rejected("the certificate's rounds leave replica counts that may reach it")
+    return possible
+
+
+def _step(
+    layer: ExactLayer, possible: Counts, threshold: Fraction, step: dict[str, Any]
+) -> tuple[list[list[int]], int]:
+    """What the possible counts cost with the points and weights of a step, and what all may cost together."""
+    points, weights = _points(layer, step), integers(step, "weights")
+    if len(points) != len(weights) or any(weight < 0 for weight in weights):
+        raise Rejected("a round needs a weight >= 0 for every point")
+    return _costs(layer.loads, possible, threshold, points, weights), layer.num_slots * sum(weights)
+
+
+def _steps(certificate: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    steps = certificate.get(key)
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise Rejected(f"the certificate's {key!r} is not a list of points and weights")
+    return steps
+
+
+def pairing_nodes(certificate: dict[str, Any]) -> list[list[int]]:
+    nodes = certificate.get("nodes")
+    if not isinstance(nodes, list) or not all(isinstance(node, list) and len(node) in (1, 2) for node in nodes):
+        raise Rejected("the certificate's 'nodes' is not a list of nodes [expert, split] and [witness]")
+    if any(isinstance(entry, bool) or not isinstance(entry, int) for node in nodes for entry in node):
+        raise Rejected("the nodes of a tree hold integers")
+    return nodes
+
+
+def _within_limits(work: int) -> None:
+    if work > pairing_MAX_WORK:
+        raise Undecided("the tree takes too long to check")
 
 
 def _points(layer: ExactLayer, step: dict[str, Any]) -> list[Fraction]:
@@ -1314,6 +1414,7 @@ CHECKS: dict[str, dict[str, Check]] = {
         **ON_MAKESPAN,
         "makespan_within_moves": makespan_within_moves,
         "pairing_lp": pairing_lp,
+        "pairing_tree": pairing_tree,
         "configuration_lp": configuration_lp,
         "configuration_tree": configuration_tree,
         "window_cover": window_cover,
@@ -1323,7 +1424,7 @@ CHECKS: dict[str, dict[str, Check]] = {
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
-EVEN_SPLIT = ("pairing_lp", "configuration_lp", "configuration_tree", "pairing_cpsat")
+EVEN_SPLIT = ("pairing_lp", "pairing_tree", "configuration_lp", "configuration_tree", "pairing_cpsat")
 """Methods whose proofs have every copy carry an equal share."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)

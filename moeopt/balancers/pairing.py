@@ -19,24 +19,36 @@ from moeopt.problem import PlacementProblem
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
+STEPS_PER_SLOT = 100
+"""Steps per slot in a run of the annealing: about ten milliseconds at 320 slots."""
+
+PATIENCE = 3
+"""Runs in vain after which the annealing ends."""
+
 _STEP = 1e-4
 """How far below the best makespan so far the annealing aims next, relative."""
 
+_HOT, _COLD = 1e-3, 1e-5
+"""Temperatures at the first and last step, relative to the makespan: rises that are accepted now and then."""
+
+_UNITS = 2**20
+"""Makespan in the whole numbers that the annealing reckons with; fewer where sums might exceed 32 bits."""
+
 
 @refuses(partial(made_for, slots_per_gpu=2))
-def pairing(problem: PlacementProblem, *, steps: int = 200_000, seed: int = 0) -> Placement:
+def pairing(problem: PlacementProblem, *, steps: int | None = None, seed: int = 0) -> Placement:
     """Near-optimal placement for two slots per GPU, by annealing on the replica counts.
 
     For given counts, pairing the largest replica with the smallest, the second largest with the
     second smallest and so on minimises the makespan, so only the counts are searched: one replica
-    at a time changes hands, and a sorted list of replicas is merged again.
+    at a time changes hands, and its owners' sizes change places in a sorted list.
 
     Parameters
     ----------
     problem
         ``[layers, experts]`` loads on GPUs of two slots; no hierarchy, no limit of moves.
     steps
-        Steps in a run of the annealing, >= 1; it stops after three runs in vain.
+        Steps in a run of the annealing, >= 1; a hundred per slot by default. It ends after three runs in vain.
     seed
         Seed of the random steps, 0 to 2**31 - 1; the same seed gives the same placement.
 
@@ -49,22 +61,39 @@ def pairing(problem: PlacementProblem, *, steps: int = 200_000, seed: int = 0) -
 
     Notes
     -----
-    O(steps * slots) a run. Without ``allow_colocated``, copies of one expert that meet on a GPU
-    are exchanged with another GPU's, which may cost a little.
+    O(steps * slots) a run, on 32-bit integers that the compiler takes several at a time. Without
+    ``allow_colocated``, copies of one expert that meet on a GPU are exchanged with another GPU's,
+    which may cost a little.
     """
-    steps, seed = arguments.integer("steps", steps, 1), arguments.seed(seed)
+    steps = STEPS_PER_SLOT * problem.slots if steps is None else arguments.integer("steps", steps, 1)
+    seed = arguments.seed(seed)
+
+    def one(layer: int, stop: Flag) -> Counts:
+        load = problem.load.values[layer].astype(float)
+        return pair_up(load, anneal(load, greedy_counts(load, problem), problem, 0.0, steps, seed, stop=stop), problem)
 
     def work(stop: Flag) -> list[Counts]:
-        return [anneal_layer(problem, layer, 0.0, steps, seed, stop) for layer in range(problem.num_layers)]
+        return [one(layer, stop) for layer in range(problem.num_layers)]
 
     return Placement(np.array(stoppable(work)), problem.num_experts, problem.num_gpus)
 
 
-def anneal_layer(problem: PlacementProblem, layer: int, target: float, steps: int, seed: int, stop: Flag) -> Counts:
-    """Slots ``[slots]`` of one layer: EPLB's counts, annealed down to ``target`` or for as long as that helps."""
+def anneal_layer(
+    problem: PlacementProblem,
+    layer: int,
+    start: Counts,
+    target: float,
+    steps: int,
+    seed: int,
+    run: int,
+    stop: Flag,
+) -> Counts:
+    """Slots ``[slots]`` of one layer: the better of EPLB's counts and those of ``start [slots]``, after one run."""
     load = problem.load.values[layer].astype(float)
-    counts = anneal(load, greedy_counts(load, problem), problem, target, steps, seed, stop=stop)
-    return pair_up(load, counts, problem)
+    counts = np.bincount(start[(start >= 0) & (start < len(load))], minlength=len(load))
+    starts = [greedy_counts(load, problem), counts]
+    begin = min(starts, key=lambda counts: paired_makespan(load, counts, problem.slots))
+    return pair_up(load, anneal_once(load, begin, problem, target, steps, seed, run, stop), problem)
 
 
 def greedy_counts(load: Floats, problem: PlacementProblem) -> Counts:
@@ -79,28 +108,33 @@ def anneal(
     target: float,
     steps: int,
     seed: int,
-    patience: int = 3,
+    patience: int = PATIENCE,
     stop: Flag | None = None,
 ) -> Counts:
-    """Lower the makespan of ``counts`` (``[experts]``) bit by bit.
+    """Lower the makespan of ``counts`` (``[experts]``) by runs of ``steps`` steps, each from the best so far.
 
-    Stops at ``target``, after ``patience`` runs of ``steps`` steps in vain, or when ``stop`` is raised.
+    Stops at ``target``, after ``patience`` runs in vain, or when ``stop`` is raised.
     """
-    if counts.sum() == len(counts):
-        return counts
     stop = never() if stop is None else stop
-    slots, cap = problem.slots, problem.max_replicas
-    best, makespan, failed, run = counts, paired_makespan(load, counts, slots), 0, 0
+    best, makespan, failed, run = counts, paired_makespan(load, counts, problem.slots), 0, 0
     while failed < patience and makespan > target and not stop[0]:
-        aim = max(target, makespan * (1 - _STEP))
-        lowest = np.maximum(np.ceil(load / aim * (1 - 1e-12)), 1).astype(np.int64)
-        found = _anneal(load, best, lowest, cap, slots, aim, steps, seed, run, stop)
-        value = paired_makespan(load, found, slots)
-        if value < makespan:
-            best, makespan = found, value
-        failed = 0 if value <= aim else failed + 1
+        best = anneal_once(load, best, problem, target, steps, seed, run, stop)
+        before, makespan = makespan, paired_makespan(load, best, problem.slots)
+        failed = 0 if makespan < before else failed + 1
         run += 1
     return best
+
+
+def anneal_once(
+    load: Floats, counts: Counts, problem: PlacementProblem, target: float, steps: int, seed: int, run: int, stop: Flag
+) -> Counts:
+    """The best counts that one run of annealing meets, ``counts`` itself where none are better."""
+    if counts.sum() == len(counts):
+        return counts
+    units = min(_UNITS, 2**31 // (problem.num_gpus + 1))
+    found: Counts = _anneal(load, counts, problem.max_replicas, problem.slots, target, units, steps, seed, run, stop)
+    slots = problem.slots
+    return found if paired_makespan(load, found, slots) < paired_makespan(load, counts, slots) else counts
 
 
 def paired_makespan(load: Floats, counts: Counts, num_slots: int) -> float:
@@ -174,83 +208,141 @@ def _fill(pairs: Counts, load: Floats, counts: Counts, allow_colocated: bool) ->
 
 
 @kernel
-def _anneal(load, start, lowest, cap, slots, aim, steps, seed, run, stop):  # type: ignore[no-untyped-def]
-    """Hand replicas between experts to bring every pair below ``aim``; energy: the sum of the excesses."""
+def _anneal(load, start, cap, slots, target, units, steps, seed, run, stop):  # type: ignore[no-untyped-def]
+    """Hand replicas between experts to bring every pair below an aim, which is lowered as often as it is reached.
+
+    Energy: the sum of the excesses. Sizes are 32-bit whole numbers, rounded up, with ``units`` to the makespan.
+    """
     experts = load.size
-    counts = start.copy()
-    sizes = np.zeros(slots)
+    counts, best = start.copy(), start.copy()
+    exact = np.zeros(slots)
     filled = 0
     for expert in range(experts):
         for _ in range(counts[expert]):
-            sizes[filled] = load[expert] / counts[expert]
+            exact[filled] = load[expert] / counts[expert]
             filled += 1
-    sizes.sort()
-    trial = np.empty(slots)
+    exact.sort()
+    scale = units / (exact + exact[::-1]).max()
+    sizes = np.ceil(exact * scale).astype(np.int32)
+    fewer, trial = np.empty(slots - 1, np.int32), np.empty(slots, np.int32)
+    goal = np.int32(min(target * scale, units))
+    aim = _next_aim(_fullest(sizes), goal)
+    givers, place, given = np.empty(experts, np.int64), np.full(experts, -1), 0
+    for expert in range(experts):
+        given = _list_giver(expert, counts[expert], load[expert] * scale, aim, givers, place, given)
     energy = _excess(sizes, aim)
-    best, least = counts.copy(), energy
-    heat = 3e-3 * aim
-    cooling = 1e-2 ** (1.0 / steps)
+    heat, cooling = _HOT * aim, (_COLD / _HOT) ** (1.0 / steps)
     state = random_state(seed, run)
     for _ in range(steps):
-        if raised(stop):
+        if raised(stop) or given == 0:
             break
         heat *= cooling
-        giver, taker = below(state, experts), below(state, experts)
-        if giver == taker or counts[giver] <= lowest[giver] or counts[taker] >= cap:
+        giver, taker = givers[below(state, given)], below(state, experts)
+        if giver == taker or counts[taker] >= cap:
             continue
-        _merge(sizes, trial, load[giver], counts[giver], load[taker], counts[taker])
+        load_a, copies_a, load_b, copies_b = load[giver] * scale, counts[giver], load[taker] * scale, counts[taker]
+        _resize(sizes, fewer, _size(load_a, copies_a), copies_a, _size(load_a, copies_a - 1), copies_a - 1)
+        _resize(fewer, trial, _size(load_b, copies_b), copies_b, _size(load_b, copies_b + 1), copies_b + 1)
         value = _excess(trial, aim)
-        if value <= energy or uniform(state) < np.exp((energy - value) / heat):
-            sizes, trial, energy = trial, sizes, value
-            counts[giver] -= 1
-            counts[taker] += 1
-            if energy < least:
-                least = energy
-                best[:] = counts
-                if energy <= 0.0:
-                    break
+        if value > energy and uniform(state) >= np.exp((energy - value) / heat):
+            continue
+        sizes, trial, energy = trial, sizes, value
+        counts[giver] -= 1
+        counts[taker] += 1
+        given = _list_giver(giver, counts[giver], load_a, aim, givers, place, given)
+        given = _list_giver(taker, counts[taker], load_b, aim, givers, place, given)
+        if energy == 0:
+            best[:] = counts
+            reached = _fullest(sizes)
+            if reached <= goal:
+                break
+            aim = _next_aim(reached, goal)
+            energy = _excess(sizes, aim)
+            for expert in range(experts):
+                given = _list_giver(expert, counts[expert], load[expert] * scale, aim, givers, place, given)
     return best
+
+
+@kernel
+def _next_aim(reached, goal):  # type: ignore[no-untyped-def]
+    """A little below what has been reached, but not below the goal."""
+    return np.int32(max(min(reached * (1 - _STEP), reached - 1), goal))
+
+
+@kernel
+def _list_giver(expert, copies, load, aim, givers, place, given):  # type: ignore[no-untyped-def]
+    """List an expert among ``givers[:given]``, or strike it out, by whether it fits with a copy less; how many then."""
+    gives = copies > 1 and load <= aim * (copies - 1)
+    if gives and place[expert] < 0:
+        givers[given], place[expert] = expert, given
+        return given + 1
+    if not gives and place[expert] >= 0:
+        last = givers[given - 1]
+        givers[place[expert]], place[last] = last, place[expert]
+        place[expert] = -1
+        return given - 1
+    return given
+
+
+@kernel
+def _size(load, copies):  # type: ignore[no-untyped-def]
+    """What one of the copies weighs, rounded up."""
+    return np.int32(np.ceil(load / copies))
+
+
+@kernel
+def _resize(sizes, out, old, copies, new, number):  # type: ignore[no-untyped-def]
+    """Write ``sizes`` (rising) to ``out`` with ``copies`` entries ``old`` replaced by ``number`` entries ``new``."""
+    gone, at = _rank(sizes, old), _rank(sizes, new)
+    if new > old:
+        first = at - copies
+        _copy(sizes[:gone], out[:gone])
+        _copy(sizes[gone + copies : at], out[gone:first])
+        _copy(sizes[at:], out[first + number :])
+    else:
+        first = at
+        _copy(sizes[:at], out[:at])
+        _copy(sizes[at:gone], out[at + number : gone + number])
+        _copy(sizes[gone + copies :], out[gone + number :])
+    for i in range(first, first + number):
+        out[i] = new
+
+
+@kernel
+def _rank(sizes, size):  # type: ignore[no-untyped-def]
+    """How many are smaller, by bisection."""
+    low, high = 0, sizes.size
+    while low < high:
+        middle = (low + high) // 2
+        if sizes[middle] < size:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    """Copy in a loop that the compiler vectorises."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@kernel
+def _fullest(sizes):  # type: ignore[no-untyped-def]
+    """The fullest pair, smallest with largest."""
+    most = np.int32(0)
+    for i in range(sizes.size // 2):
+        most = max(most, np.int32(sizes[i] + sizes[sizes.size - 1 - i]))
+    return most
 
 
 @kernel
 def _excess(sizes, aim):  # type: ignore[no-untyped-def]
     """Sum over the pairs (smallest with largest) of what exceeds ``aim``."""
-    total = 0.0
-    last = sizes.size - 1
-    for i in range(sizes.size // 2):
-        over = sizes[i] + sizes[last - i] - aim
-        if over > 0.0:
-            total += over
+    total = np.int32(0)
+    half = sizes.size // 2
+    large = sizes[half:]  # slices, so that the compiler sees what it may vectorise
+    for i in range(half):
+        total += max(np.int32(sizes[half - 1 - i] + large[i] - aim), np.int32(0))
     return total
-
-
-@kernel
-def _merge(sizes, out, load_a, count_a, load_b, count_b):  # type: ignore[no-untyped-def]
-    """Write ``sizes`` to ``out`` in order after expert a gave a copy to expert b."""
-    old_a, old_b = load_a / count_a, load_b / count_b
-    low, low_left, high, high_left = load_a / (count_a - 1), count_a - 1, load_b / (count_b + 1), count_b + 1
-    if low > high:
-        low, low_left, high, high_left = high, high_left, low, low_left
-    filled = 0
-    for size in sizes:
-        while low_left > 0 and low <= size:
-            out[filled] = low
-            filled += 1
-            low_left -= 1
-        while low_left == 0 and high_left > 0 and high <= size:
-            out[filled] = high
-            filled += 1
-            high_left -= 1
-        if count_a > 0 and size == old_a:
-            count_a -= 1
-        elif count_b > 0 and size == old_b:
-            count_b -= 1
-        else:
-            out[filled] = size
-            filled += 1
-    for _ in range(low_left):
-        out[filled] = low
-        filled += 1
-    for _ in range(high_left):
-        out[filled] = high
-        filled += 1

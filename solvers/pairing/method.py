@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._stop import stoppable
-from moeopt.balancers.pairing import anneal, greedy_counts, pair_up, paired_makespan
+from moeopt.balancers.pairing import PATIENCE, STEPS_PER_SLOT, anneal, greedy_counts, pair_up, paired_makespan
 from moeopt.bounds import Bound, Certificate
 from moeopt.methods import even_split, made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
 from solvers.drive import Hint, Limits, Progress, drive
+from solvers.pairing.branch import grow
 from solvers.pairing.decide import Verdict, decide
 from solvers.pairing.mend import repair
 from solvers.pairing.model import (
@@ -28,22 +29,22 @@ from solvers.pairing.model import (
     columns_at,
     exclude,
     largest_refuted,
-    relax,
     restrict,
     witness,
 )
+from solvers.pairing.relaxation import relax
 
-_ANNEALING = 300_000
-"""Steps in a run of the annealing: a tenth of a second at 320 slots."""
-
-_FIRST_ANNEALING = 30_000
-"""Steps in the run before the first relaxation, which says little about a poor makespan."""
+_FIRST_STEPS = 30
+"""Steps per slot in the annealing before the first relaxation, which says little about a poor makespan."""
 
 _EFFORT = 0.2
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
 
 _STEPS = 80_000
 """Steps of the repair per unit of that effort, a quarter of a second."""
+
+_FEW = 600
+"""Columns left up to which a tree of branches is likely to be small; it proves what CP-SAT could only claim."""
 
 _MANY = 1200
 """Columns left that CP-SAT does not search in a moment; with more effort it is given more."""
@@ -117,7 +118,8 @@ def solve_pairing(
     counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
     threshold, and a long annealing. Then the makespan to beat, less the gap, is tried as a
     threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
-    exact arithmetic re-checks), or leaves few counts open, among which CP-SAT finds better ones or
+    exact arithmetic re-checks), or leaves few counts open. A tree of branches refutes these
+    (``pairing_tree``, likewise), or, where they are many, CP-SAT finds better ones or
     proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
     long, local search repairs what the relaxation favours at thresholds in between. Within a time
     limit the long annealing leaves time to bisect for the best bound of the relaxation.
@@ -166,7 +168,7 @@ class _LayerSearch:
     def run(self) -> Solution:
         if self.known.placement is not None:
             self._accept(self.known.placement.replica_count[0])
-        self._improve(_FIRST_ANNEALING, patience=1)
+        self._improve(_FIRST_STEPS, patience=1)
         if not self._closed() and not self._late():
             self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
         self._improve()
@@ -272,11 +274,11 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.counts, self.makespan = counts, makespan
 
-    def _improve(self, steps: int = _ANNEALING, patience: int = 3) -> None:
+    def _improve(self, per_slot: int = STEPS_PER_SLOT, patience: int = PATIENCE) -> None:
         """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed, left = self.counts, self.limits.seed, self.limits.left
+            begin, seed, left, steps = self.counts, self.limits.seed, self.limits.left, per_slot * self.problem.slots
             kept = 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
             self._accept(
                 stoppable(
@@ -314,7 +316,7 @@ class _LayerSearch:
     def _decide(self, threshold: float) -> bool:
         """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
         left = self._relax(threshold)
-        if left is None:
+        if left is None or self._grow(threshold, left):
             return True
         if len(left.possible.expert) > _MANY:
             self._descend()
@@ -336,6 +338,18 @@ class _LayerSearch:
             self._prove(threshold, "pairing_cpsat", left.rounds)
         return verdict.infeasible or verdict.counts is not None
 
+    def _grow(self, threshold: float, left: _Left) -> bool:
+        """Where few columns are left: whether a tree refutes ``threshold`` or meets counts that reach it."""
+        if len(left.possible.expert) > _FEW or self._late():
+            return False
+        grown = grow(left.possible, self.limits)
+        if grown.tree is not None:
+            tree = {"witnesses": list(grown.witnesses), "nodes": grown.tree}
+            self._prove(threshold, "pairing_tree", left.rounds, tree)
+        if grown.counts is not None:
+            self._accept(grown.counts)
+        return self.bound >= threshold or self.makespan <= threshold
+
     def _search(self, columns: Columns) -> Verdict:
         """Let CP-SAT choose among ``columns``."""
         verdict = decide(columns, self.counts, max(self.limits.left, 0.01), self.effort, self.limits)
@@ -343,7 +357,9 @@ class _LayerSearch:
             self._accept(verdict.counts)
         return verdict
 
-    def _prove(self, bound: float, source: str, rounds: list[dict[str, Any]]) -> None:
+    def _prove(
+        self, bound: float, source: str, rounds: list[dict[str, Any]], tree: dict[str, Any] | None = None
+    ) -> None:
         if bound > self.bound:
-            certificate: Certificate = {"method": source, "threshold": bound, "rounds": rounds}
+            certificate: Certificate = {"method": source, "threshold": bound, "rounds": rounds, **(tree or {})}
             self.bound, self.proven = bound, Bound.of_layer(bound, source, certificate)

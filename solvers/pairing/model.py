@@ -11,16 +11,13 @@ It suffices to ask this at the sizes ``v`` above T/2 that occur. Choosing a coun
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
-from solvers.highs import load_highs, run
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -30,8 +27,6 @@ MAX_COLUMNS = 20_000_000
 
 MARGIN = 1e-9
 """Sizes are compared in float64; the threshold searched exceeds the one claimed by this, relatively."""
-
-_WEIGHT_SCALE = 2.0**30
 
 _RESOLUTION = 1e-7
 """Relative precision of the largest threshold that given weights refute."""
@@ -113,63 +108,6 @@ def _arrange(expert: Integers, count: Integers, size: Floats, threshold: float, 
     )
 
 
-def relax(columns: Columns, deadline: float = math.inf) -> Integers:
-    """Dual weights, as integers, of the least excess max f(v) - slots over fractional choices.
-
-    The weights ``[1 + K]`` (total count first, then the breakpoints) are only a guess at the best
-    ones: whatever they are, ``exclude`` draws valid conclusions from them. Where every expert has
-    one column, the row with the most excess says all. Out of time they are worth less, and as valid.
-    """
-    if len(columns.expert) == columns.num_experts:
-        return _fullest_row(columns)
-    num_columns, experts, rows = len(columns.expert), columns.num_experts, len(columns.points) + 1
-    chained = np.flatnonzero(columns.row < rows)
-    every, steps = np.arange(num_columns), np.arange(rows)
-    sign = np.where(columns.large, columns.count, -columns.count)[chained]
-    # rows: one count per expert; f(2T) = all copies, f(v_k) = f(v_{k-1}) + large - small; f <= slots + excess
-    blocks = [
-        (columns.expert, every, np.ones(num_columns)),
-        (np.full(num_columns, experts), every, columns.count),
-        (experts + columns.row[chained], chained, sign),
-        (experts + steps, num_columns + steps, -np.ones(rows)),
-        (experts + steps[1:], num_columns + steps[:-1], np.ones(rows - 1)),
-        (experts + rows + steps, num_columns + steps, np.ones(rows)),
-        (experts + rows + steps, np.full(rows, num_columns + rows), -np.ones(rows)),
-    ]
-    i, j, value = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    matrix = sp.csc_matrix((value.astype(float), (i, j)))
-    highspy = load_highs()
-    free = highspy.kHighsInf
-    model = highspy.HighsLp()
-    model.num_row_, model.num_col_ = matrix.shape
-    model.col_cost_ = np.append(np.zeros(num_columns + rows), 1.0)
-    model.col_lower_ = np.append(np.zeros(num_columns), np.full(rows + 1, -free))
-    model.col_upper_ = np.full(model.num_col_, free)
-    model.row_lower_ = np.concatenate([np.ones(experts), np.zeros(rows), np.full(rows, -free)])
-    model.row_upper_ = np.concatenate([np.ones(experts), np.zeros(rows), np.full(rows, float(columns.num_slots))])
-    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("threads", 1)
-    solver.passModel(model)
-    run(solver, deadline)
-    duals = np.zeros(rows)
-    if solver.getSolution().dual_valid:
-        duals = np.maximum(-np.array(solver.getSolution().row_dual)[-rows:], 0.0)
-    return np.rint(duals * _WEIGHT_SCALE).astype(np.int64)
-
-
-def _fullest_row(columns: Columns) -> Integers:
-    """Weight 1 on the largest f(v) of the only choice there is."""
-    sign = np.where(columns.large, columns.count, -columns.count)
-    steps = np.bincount(columns.row, weights=sign, minlength=len(columns.points) + 2)[: len(columns.points) + 1]
-    steps[0] = columns.count.sum()
-    weights = np.zeros(len(steps), dtype=np.int64)
-    weights[np.argmax(np.cumsum(steps))] = 1
-    return weights
-
-
 def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[np.bool_]:
     """Columns that the weighted sum of the rows leaves possible; none at all if the threshold is infeasible.
 
@@ -178,7 +116,7 @@ def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[
     cheapest of the others, that column is in no feasible choice. All in 64-bit integers. A
     ``share`` below 1 leaves only columns that use up no more than this part of the slack.
     """
-    cost = columns.count * _replica_cost(columns, weights)
+    cost = columns.count * replica_cost(columns, weights)
     cheapest = np.minimum.reduceat(cost, columns.first)
     slack = columns.num_slots * int(weights.sum()) - int(cheapest.sum())
     return cost - cheapest[columns.expert] <= slack * share
@@ -186,11 +124,11 @@ def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[
 
 def cheapest(columns: Columns, weights: Integers) -> NDArray[np.intp]:
     """Column of every expert that adds least to the weighted sum of the rows."""
-    order = np.lexsort((columns.count * _replica_cost(columns, weights), columns.expert))
+    order = np.lexsort((columns.count * replica_cost(columns, weights), columns.expert))
     return order[columns.first]
 
 
-def _replica_cost(columns: Columns, weights: Integers) -> Integers:
+def replica_cost(columns: Columns, weights: Integers) -> Integers:
     """What one copy of each column adds to the weighted sum of the rows."""
     below = np.concatenate([[0], np.cumsum(weights)])  # below[k] = weights of rows 0..k-1
     return np.where(columns.large, 2 * below[-1] - below[np.minimum(columns.row, len(weights))], below[columns.row])

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from moeopt import metrics
-from moeopt.balancers import eplb
-from moeopt.balancers.pairing import pair_up, paired_makespan, pairing
+from moeopt._stop import never
+from moeopt.balancers import eplb, search
+from moeopt.balancers.pairing import anneal_layer, pair_up, paired_makespan, pairing
 from moeopt.errors import UnsupportedError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
@@ -70,6 +71,26 @@ def test_never_worse_than_eplb_and_better_where_counts_matter(allow_colocated):
     ours, theirs = (metrics.makespan(metrics.gpu_load(load, placement)) for placement in (found, greedy))
     assert (ours <= theirs * (1 + 1e-12)).all()
     assert (ours < theirs).any()
+
+
+def test_annealing_begins_at_a_start_that_is_better_than_eplb():
+    for seed in range(5):
+        problem = PlacementProblem(np.ceil(np.random.default_rng(seed).lognormal(6, 0.8, 64)).astype(int), 40, 80)
+        start = pairing(problem)
+        after_a_step = anneal_layer(problem, 0, start.phy2log[0], 0.0, 1, 0, 0, never())
+        made = Placement(after_a_step[None], 64, 40)
+        reached, begun, greedy = (
+            metrics.makespan(metrics.gpu_load(problem.load, placement))[0] for placement in (made, start, eplb(problem))
+        )
+        assert reached <= begun * (1 + 1e-12) < greedy
+
+
+@pytest.mark.parametrize(("experts", "gpus"), [(256, 144), (1024, 576)])
+def test_the_first_annealing_of_search_lowers_what_eplb_reaches_whatever_the_size(experts, gpus):
+    load = np.ceil(np.random.default_rng(0).lognormal(9, 0.3, experts)).astype(int)
+    problem = PlacementProblem(load, gpus, 2 * gpus)
+    ours, theirs = (metrics.makespan(metrics.gpu_load(load, balancer(problem)))[0] for balancer in (search, eplb))
+    assert ours < 0.97 * theirs
 
 
 def test_same_seed_same_placement():

@@ -16,9 +16,12 @@ from moeopt.solution import SolveStatus
 from moeopt.verify import verify
 from solvers.brute_force import solve_brute_force
 from solvers.drive import Limits, known_before
+from solvers.pairing.branch import grow
+from solvers.pairing.decide import decide
 from solvers.pairing.mend import repair
 from solvers.pairing.method import _LayerSearch, solve_layer, solve_pairing
-from solvers.pairing.model import cheapest, columns_at, exclude, largest_refuted, relax, witness
+from solvers.pairing.model import cheapest, columns_at, exclude, largest_refuted, witness
+from solvers.pairing.relaxation import relax
 from tests.pairing_certificate import possible_counts, refutes
 
 
@@ -122,13 +125,26 @@ def choice_exists(load, num_slots, threshold, choices):
     return result.status == 0
 
 
-def test_what_a_search_proof_leaves_open_another_solver_finds_infeasible_too():
-    for problem, _, certificate in proofs("pairing_cpsat", wanted=4):
-        load = problem.load.values[0].astype(float)
+def test_trees_are_proven_again_and_two_other_solvers_find_nothing_either():
+    for problem, solution, certificate in proofs("pairing_tree", wanted=4):
+        assert verify(problem, solution).proven
+        load, threshold = problem.load.values[0].astype(float), certificate["threshold"]
         left = possible_counts(load.tolist(), problem.slots, problem.max_replicas, certificate)
         assert left is not None
         assert not check(problem, certificate)
-        assert not choice_exists(load, problem.slots, certificate["threshold"], left)
+        assert not choice_exists(load, problem.slots, threshold, left)
+        columns = columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas)
+        assert decide(columns, solution.placement.replica_count[0], 10.0, 5.0, Limits()).infeasible
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_tree_grown_where_a_choice_exists_ends_at_counts_that_reach_the_threshold(seed):
+    problem = medium_problem(seed)
+    load = problem.load.values[0].astype(float)
+    threshold = float(solve_pairing(problem).makespan[0])
+    grown = grow(columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas), Limits())
+    assert grown.tree is None
+    assert grown.counts is None or paired_makespan(load, grown.counts, problem.slots) <= threshold * (1 + 2e-9)
 
 
 def test_the_solver_asked_in_these_tests_finds_a_choice_where_there_is_one():

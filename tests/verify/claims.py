@@ -58,13 +58,13 @@ def largest_proven(problem, certificate, low, high):
 
 
 @cache
-def pairs():
-    """A problem of two slots per GPU, and a solution of it proven by the linear program."""
+def pairs(method="pairing_lp"):
+    """A problem of two slots per GPU, and a solution of it proven by ``method``."""
     for seed in range(40):
         load = np.ceil(np.random.default_rng(seed).lognormal(6, 0.8, 40)).astype(np.int64)
         problem = PlacementProblem(load, 24, 48, allow_empty_slots=True)
         solution = solve_pairing(problem)
-        if solution.bound_source == ("pairing_lp",):
+        if solution.bound_source == (method,):
             return problem, replace(solution, bound=through_json(solution.bound))
     raise AssertionError("no instance")
 

@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import pytest
 
 from moeopt import PlacementProblem, verify
 from moeopt.verify import bounds as checks
 from moeopt.verify import configuration as trees
+from moeopt.verify import pairing as pairings
 from moeopt.verify import window_cover as covers
 from tests.verify.claims import accepts, branched, claim, forged, largest_proven, pairs, triples
 
@@ -39,7 +41,9 @@ def test_a_bound_one_ulp_above_what_its_certificate_proves_is_rejected(problem, 
 
 
 @pytest.mark.parametrize(
-    "proven", [pairs, triples, branched], ids=["pairing_lp", "configuration_lp", "configuration_tree"]
+    "proven",
+    [pairs, partial(pairs, "pairing_tree"), triples, branched],
+    ids=["pairing_lp", "pairing_tree", "configuration_lp", "configuration_tree"],
 )
 def test_a_proof_for_equal_shares_proves_nothing_where_tokens_go_to_any_copy(proven):
     problem, known = proven()
@@ -236,6 +240,52 @@ def test_forged_pairing_certificates_are_rejected(change):
     assert not accepts(problem, max(certificate["threshold"], changed["threshold"]), changed)
 
 
+def without(step, key):
+    return step | {key: [0] * len(step[key])}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c, high: {"threshold": high},
+        lambda c, high: {"threshold": c["threshold"] * 0.999},
+        lambda c, high: {"method": "pairing_lp"},
+        lambda c, high: {"rounds": None},
+        lambda c, high: {"witnesses": []},
+        lambda c, high: {"witnesses": [7]},
+        lambda c, high: {"witnesses": [without(step, "weights") for step in c["witnesses"]]},
+        lambda c, high: {"witnesses": [step | {"weights": [-w for w in step["weights"]]} for step in c["witnesses"]]},
+        lambda c, high: {"witnesses": [step | {"weights": step["weights"][1:]} for step in c["witnesses"]]},
+        lambda c, high: {"nodes": []},
+        lambda c, high: {"nodes": None},
+        lambda c, high: {"nodes": [[0]]},
+        lambda c, high: {"nodes": c["nodes"][:-1]},
+        lambda c, high: {"nodes": c["nodes"][1:]},
+        lambda c, high: {"nodes": [*c["nodes"], [0]]},
+        lambda c, high: {"nodes": [[len(c["witnesses"])] if len(node) == 1 else node for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[-1] if len(node) == 1 else node for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[True] if len(node) == 1 else node for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[40, node[1]] if len(node) == 2 else node for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[node[0], 1] if len(node) == 2 else node for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[node[0], 99] if len(node) == 2 else node for node in c["nodes"]]},
+    ],
+)
+def test_forged_trees_are_rejected(change):
+    problem, solution = pairs("pairing_tree")
+    certificate = solution.certificate[0]
+    assert accepts(problem, certificate["threshold"], certificate)
+    changed = certificate | change(certificate, float(solution.makespan[0]))
+    assert not accepts(problem, max(certificate["threshold"], changed["threshold"]), changed)
+
+
+def test_a_tree_too_large_to_check_is_left_undecided(monkeypatch):
+    problem, solution = pairs("pairing_tree")
+    monkeypatch.setattr(pairings, "MAX_WORK", 100)
+    verdict = verify(problem, solution).layers[0]
+    assert verdict.bound == "unknown"
+    assert "takes too long" in verdict.reason
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_pair_that_just_fits_is_not_refuted(rounds):
     """Sizes 3 and 2 make 5: at the point 3 they cost exactly what a GPU may cost."""
@@ -270,7 +320,7 @@ def test_the_certificate_of_another_layer_is_rejected():
         {"method": "hottest_replica", "group": 99}, {"method": "hottest_replica", "group": -1},
         {"method": "hottest_replica", "group": 10**5000}, {"method": "hottest_replica", "group": "0"},
         {"method": "pairing_lp"}, {"method": "pairing_lp", "threshold": 10**400, "rounds": []},
-        {"method": "pairing_cpsat", "threshold": 60.0}, {"method": "configuration_lp"},
+        {"method": "pairing_tree"}, {"method": "pairing_cpsat", "threshold": 60.0}, {"method": "configuration_lp"},
         {"method": "configuration_lp", "threshold": 1e308}, {"method": "configuration_tree"},
         {"method": "configuration_tree", "threshold": 1e308, "tree": {}},
     ],

@@ -98,14 +98,20 @@ def test_no_pairing_or_configuration_certificate_proves_more_than_the_optimum(se
         }
         assert not accepts(problem, above, {"method": "configuration_tree", "threshold": above, "tree": tree})
         points, weights = rng.uniform(0, above, 3).tolist(), rng.integers(0, 4, 3).tolist()
-        certificate = {"method": "pairing_lp", "threshold": above, "rounds": [{"points": points, "weights": weights}]}
+        step = {"points": points, "weights": weights}
+        certificate = {"method": "pairing_lp", "threshold": above, "rounds": [step]}
         assert not accepts(problem, above, certificate)
+        splits = zip(rng.integers(0, experts, 3).tolist(), rng.integers(1, 4, 3).tolist(), strict=True)
+        nodes = [node for split in splits for node in (list(split), [0])] + [[0]]
+        tree = {"method": "pairing_tree", "threshold": above, "rounds": [], "witnesses": [step], "nodes": nodes}
+        assert not accepts(problem, above, tree)
     assert proven or optimum < 1
 
 
 def test_pairing_and_configuration_bounds_are_proven_again():
-    problem, solution = pairs()
-    assert verify(problem, solution).proven
+    for method in ("pairing_lp", "pairing_tree"):
+        problem, solution = pairs(method)
+        assert verify(problem, solution).proven
     for found in (triples, branched):
         problem, certificate = found()
         assert accepts(problem, certificate["threshold"], certificate)

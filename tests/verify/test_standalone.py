@@ -55,8 +55,9 @@ def genuine():
         plain("copies_needed", replace(SMALL, max_makespan=19.0), 2.0),
         plain("regrouping_needed", replace(PARTITION, **REFERENCE, **NODES, max_makespan=100.0), 4.0),
     ]
-    problem, paired = pairs()
-    found.append(Solution(problem, paired.placement, paired.bound))
+    for method in ("pairing_lp", "pairing_tree"):
+        problem, paired = pairs(method)
+        found.append(Solution(problem, paired.placement, paired.bound))
     for bound in (triples, branched):
         problem, certificate = bound()
         found.append(claim(problem, certificate["threshold"], certificate, certificate["method"]))
@@ -113,7 +114,7 @@ def test_the_script_says_what_verify_says_of_true_and_of_false_claims(tmp_path):
         assert ("proven by" in line) == (verdict.bound == "proven"), (line, verdict)
         assert verdict.bound == "proven" or line.endswith(f", {verdict.reason}"), (line, verdict)
     assert {verdict.bound for verdict in verdicts} >= {"proven", "rejected", "unknown", "solver's claim"}
-    assert sum("valid, " in line for line in done.stdout.splitlines()) == 3
+    assert sum("valid, " in line for line in done.stdout.splitlines()) == 4
 
 
 def test_the_script_knows_what_steps_cost(tmp_path):

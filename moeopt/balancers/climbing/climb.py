@@ -20,9 +20,9 @@ Ints = NDArray[np.int64]
 _CLOSE = 9e-5
 """Default distance to the bound at which a layer is done: within the usual tolerance of 1e-4."""
 
-_PAIR_STEPS = 2000
-"""Steps of the first annealing of a layer with two slots per GPU: a millisecond or so; each later one has four times
-as many."""
+_PAIR_STEPS = 4
+"""Steps per slot, redundant ones counted tenfold more, in the first annealing of a layer with two slots per GPU: a
+millisecond or less; each later one has four times as many, up to the tenth, which takes minutes."""
 
 
 def near_bound(problem: PlacementProblem) -> Floats:
@@ -93,7 +93,8 @@ def _anneal(
     for i, layer in enumerate(rows):
         if stop[0]:
             return
-        found = anneal_layer(problem, int(layer), goal[i], _PAIR_STEPS * 4**number, seed, stop)
+        steps = _PAIR_STEPS * (problem.slots + 10 * problem.num_redundant) * 4 ** min(number, 9)
+        found = anneal_layer(problem, int(layer), slots[i].ravel(), goal[i], steps, seed, number, stop)
         found = np.where(found < 0, problem.num_experts, found).reshape(1, problem.num_gpus, 2)
         reached = _makespan(found, weight[i : i + 1])[0]
         if reached < makespan[i]:
