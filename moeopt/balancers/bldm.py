@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt._sorting import rising_order
 from moeopt.balancers._reasons import packs_blindly
 from moeopt.balancers.staged import staged_placement
 from moeopt.methods import refuses
@@ -71,16 +72,12 @@ def balanced_differencing(weight: NDArray[Any], num_packs: int) -> NDArray[np.in
 @kernel
 def _sort_packs(total, order):  # type: ignore[no-untyped-def]
     """Sort ``order`` (pack ids of one partial solution) by falling ``total``, stable."""
-    if order.size > 24:
-        order[:] = order[np.argsort(-total[order], kind="mergesort")]
-        return
-    for i in range(1, order.size):
-        pack = order[i]
-        j = i
-        while j > 0 and total[order[j - 1]] < total[pack]:
-            order[j] = order[j - 1]
-            j -= 1
-        order[j] = pack
+    lightness, packs = np.empty(order.size), np.empty(order.size, dtype=order.dtype)
+    for i in range(order.size):
+        lightness[i], packs[i] = -total[order[i]], order[i]
+    rising = rising_order(lightness)
+    for i in range(order.size):
+        order[i] = packs[rising[i]]
 
 
 @kernel
@@ -117,7 +114,8 @@ def _difference(weight, falling, num_packs, slot):  # type: ignore[no-untyped-de
                 total[large] += total[small]
                 following[last[large]] = small
                 last[large] = last[small]
-            order[other] = order[widest]
+            for i in range(num_packs):
+                order[other, i] = order[widest, i]
             _sort_packs(total, order[other])
             spread[other] = total[order[other, 0]] - total[order[other, num_packs - 1]]
             sift_down(heap[:size], spread, 0)

@@ -67,10 +67,11 @@ def _descend(all_slots, all_size, colocated, per_node, stop):  # type: ignore[no
     load = np.empty(per_node)
     size = np.zeros(empty + 1)
     for layer in range(layers):
-        size[:empty] = all_size[layer]
+        for expert in range(empty):
+            size[expert] = all_size[layer, expert]
         most = 0.0  # of the nodes so far: below it a node need not go
         for first in range(0, gpus, per_node):
             slots = all_slots[layer, first : first + per_node]
             sum_loads(slots, size, load)
             descend(slots, size, load, most, _UNLIMITED, colocated, stop)
-            most = max(most, load.max())
+            most = max(most, sum_loads(slots, size, load))

@@ -7,6 +7,7 @@ recomputed wherever they decide what is kept.
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._sorting import rising_order
 from moeopt._stop import raised
 
 
@@ -21,6 +22,14 @@ def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
         load[g] = total
         most = max(most, total)
     return most
+
+
+@kernel
+def copy_slots(slots, copy):  # type: ignore[no-untyped-def]
+    """Do as ``copy[:] = slots``, for which numba would compile how to tell shapes in words, two seconds long."""
+    for g in range(slots.shape[0]):
+        for t in range(slots.shape[1]):
+            copy[g, t] = slots[g, t]
 
 
 @kernel
@@ -75,7 +84,7 @@ def best_swap(slots, size, load, rising, colocated):  # type: ignore[no-untyped-
 def descend(slots, size, load, target, swaps, colocated, stop):  # type: ignore[no-untyped-def]
     """At most ``swaps`` swaps of the fullest GPU, each with the GPU and slots that leave the lighter pair."""
     gpus, k = slots.shape
-    rising = np.argsort(load)
+    rising = rising_order(load)
     for _ in range(swaps):
         f = rising[gpus - 1]
         if load[f] <= target or raised(stop):
@@ -109,5 +118,12 @@ def _sift(rising, load, at):  # type: ignore[no-untyped-def]
 @kernel
 def least_makespan(slots, size):  # type: ignore[no-untyped-def]
     """Makespan that no placement of these copies is below: the largest beside the smallest."""
-    sizes = np.sort(size[slots.copy().reshape(-1)])
-    return sizes[-1] + sizes[: slots.shape[1] - 1].sum()
+    gpus, k = slots.shape
+    sizes = np.empty(gpus * k)
+    for i in range(sizes.size):
+        sizes[i] = size[slots[i // k, i % k]]
+    rising = rising_order(sizes)
+    least = sizes[rising[-1]]
+    for i in range(k - 1):
+        least += sizes[rising[i]]
+    return least

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from moeopt import _arguments as arguments
 from moeopt._kernel import kernel
 from moeopt._random import below, random_state, uniform
+from moeopt._sorting import rising_order
 from moeopt._stop import Flag, never, raised
 from moeopt.replication import divide
 
@@ -357,9 +358,20 @@ def walk_row(slots, all_size, target, before, pace, halfway, colocated, state, s
         weight = (all_size * counts)[:-1]
         divide(weight, expert.size, LEANS[below(state, len(LEANS))], counts[:-1])
         counts[-1] = 0
-        expert = np.repeat(np.arange(experts + 1), counts)
-        size = np.append(weight / counts[:-1], 0.0)
-    expert = expert[np.argsort(size[expert], kind="mergesort")]
+        size = np.zeros(experts + 1)
+        at = 0
+        for e in range(experts):
+            size[e] = weight[e] / counts[e]
+            for _ in range(counts[e]):
+                expert[at] = e
+                at += 1
+    share = np.empty(expert.size)
+    for r in range(share.size):
+        share[r] = size[expert[r]]
+    rising = rising_order(share)
+    for r in range(share.size):
+        rising[r] = expert[rising[r]]
+    expert = rising
     cap, hot, cold, cooling, steps, loose = target, HOT, COLD, 100_000, 300_000, 3
     if pace == 0:
         cap, hot, cold, cooling, steps = target * 1.0006, 1.0, 0.5, 1000, 2000
@@ -369,8 +381,11 @@ def walk_row(slots, all_size, target, before, pace, halfway, colocated, state, s
         cooling, steps = 40_000, 60_000
     if cap >= before:
         cap = target
-    share = size[expert] / (cap * (1 - 1e-12))
-    slack = 1 - share.sum() / gpus
+    total = 0.0
+    for r in range(share.size):
+        share[r] = size[expert[r]] / (cap * (1 - 1e-12))
+        total += share[r]
+    slack = 1 - total / gpus
     if share[-1] > 1 or slack <= 0:
         return
     owner = expert.copy()

@@ -8,7 +8,21 @@ from numpy.typing import NDArray
 from moeopt import bounds
 from moeopt._stop import Flag, in_shares
 from moeopt.balancers.climbing.levels import level_rows
-from moeopt.balancers.climbing.stages import COVER, LEVEL, PAIRS, QUICK, ROOM, Stage, improve, stages
+from moeopt.balancers.climbing.rows import FAR, deal_rows, mend_rows, recount_rows, swap_rows, walk_rows
+from moeopt.balancers.climbing.stages import (
+    COUNTS,
+    COVER,
+    DEAL,
+    LEVEL,
+    PAIRS,
+    QUICK,
+    REPAIR,
+    ROOM,
+    SWAPS,
+    WALK,
+    Stage,
+    stages,
+)
 from moeopt.balancers.climbing.windows import cover_rows
 from moeopt.balancers.pairing import anneal_layer
 from moeopt.placement import Placement
@@ -74,9 +88,22 @@ def _run(
         level_rows(slots, weight, target, seed + number, problem.allow_colocated, makespan, stop)
     elif stage.kind == COVER:
         cover_rows(slots, weight, goal, makespan, stop)
+    elif stage.kind == SWAPS:
+        swap_rows(slots, weight, goal, problem.allow_colocated, makespan, stop)
+    elif stage.kind == WALK:
+        walk_rows(
+            slots, weight, goal, number, seed, stage.pace, stage.halfway, problem.allow_colocated, makespan, stop
+        )  # fmt: skip
+    elif stage.kind in (DEAL, REPAIR):
+        colocated = problem.allow_colocated
+        scratch = stage.kind == DEAL and colocated
+        deal_rows(slots, weight, goal, number, seed, scratch, stage.pace, stage.halfway, colocated, makespan, stop)
     else:
         switches = problem.allow_colocated, problem.allow_empty_slots
-        improve(slots, weight, goal, number, *stage, seed, *switches, makespan, stop)
+        if stage.kind == COUNTS:
+            recount_rows(slots, weight, goal, number, seed, *switches, makespan, stop)
+        elif (makespan > FAR * goal).any():  # else there is nothing to mend, and nothing to compile
+            mend_rows(slots, weight, goal, number, seed, *switches, makespan, stop)
 
 
 def _anneal(

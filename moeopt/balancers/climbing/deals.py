@@ -4,8 +4,9 @@ import numpy as np
 
 from moeopt._kernel import kernel
 from moeopt._random import below
+from moeopt._sorting import rising_order
 from moeopt._stop import raised
-from moeopt.balancers.swaps import distinct, holds
+from moeopt.balancers.swaps import copy_slots, distinct, holds
 
 _MOST_GPUS = 6
 
@@ -81,7 +82,8 @@ def _fit(pool, n, size, cap, k, draws, state, pick, trial, used, tail):  # type:
             used[trial[t]] = False
         if pair >= 0 and cap - room + pair > best:
             best = cap - room + pair
-            pick[:] = trial
+            for t in range(k):
+                pick[t] = trial[t]
     return best
 
 
@@ -125,8 +127,12 @@ def _scratch(k, n):  # type: ignore[no-untyped-def]
 def construct(slots, size, load, cap, draws, state):  # type: ignore[no-untyped-def]
     """Deal everything from scratch: slack gathers on the GPUs dealt last."""
     gpus, k = slots.shape
-    flat = slots.copy().reshape(-1)
-    pool = flat[np.argsort(-size[flat], kind="mergesort")]
+    lightness = np.empty(gpus * k)
+    for i in range(lightness.size):
+        lightness[i] = -size[slots[i // k, i % k]]
+    pool = rising_order(lightness)
+    for i in range(pool.size):
+        pool[i] = slots[pool[i] // k, pool[i] % k]
     _deal(pool, pool.size, size, cap, draws, state, slots, gpus, load, _scratch(k, pool.size))
 
 
@@ -161,7 +167,7 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most, s
                 fullest = g
         if load[fullest] < most:
             most = load[fullest]
-            best[:] = slots
+            copy_slots(slots, best)
         if over < 0 or raised(stop):
             break
         r = min(3 + below(state, _MOST_GPUS - 2), widest)
@@ -204,5 +210,6 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most, s
         if (new_excess < excess * (1 - 1e-12) or gathers) and (colocated or distinct(rows[:r], empty)):
             for q in range(r):
                 load[chosen[q]] = after[q]
-                slots[chosen[q]] = rows[q]
+                for t in range(k):
+                    slots[chosen[q], t] = rows[q, t]
     return most

@@ -1,4 +1,4 @@
-"""The stages of ``search``: which there are, in which order a layer meets them, and their work on rows of one shape."""
+"""The stages of ``search``: which there are, and in which order a layer meets them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ from collections.abc import Iterator
 from itertools import chain, cycle, islice
 from typing import NamedTuple
 
-import numpy as np
-
-from moeopt._kernel import kernel
-from moeopt._random import random_state
-from moeopt.balancers.climbing.counts import recount
-from moeopt.balancers.climbing.deals import construct, repack
 from moeopt.balancers.climbing.windows import MAX_ITEMS
-from moeopt.balancers.swaps import descend, least_makespan, sum_loads
-from moeopt.balancers.triples import walk_row
 from moeopt.problem import PlacementProblem
 
-SWAPS, DEAL, REPAIR, WALK, COUNTS, LEVEL, PAIRS, COVER = range(8)
+SWAPS, DEAL, REPAIR, WALK, MEND, COUNTS, LEVEL, PAIRS, COVER = range(9)
 """Kinds of stages: swaps from the fullest GPU; a deal from scratch; a deal of a few GPUs at a time; the walk of
-``triples``; changed counts; exchanges of subsets (``levels``); annealed counts (``pairing``); sets
-within a window of loads (``covers``)."""
+``triples``; a few changed counts and deals after a first look; changed counts; exchanges of subsets
+(``levels``); annealed counts (``pairing``); sets within a window of loads (``covers``)."""
 
 QUICK, BRISK, THOROUGH = range(3)
 """Paces: a first look under a cap that leaves room, a short run, a full run."""
@@ -70,25 +62,24 @@ _MOST_COPIES = 40
 _LARGE = 512
 """Slots from which a layer is levelled: a deal from scratch takes too long, and exchanges find all but the best."""
 
-_MOST_SWAPS = 10_000
-"""Swaps that a stage makes at most, more than a recorded layer needs."""
-
 _FURTHER = 2
 """Stages in turn that every further round adds."""
-
-# Measured on 58 x 256 recorded loads: more draws per GPU find better fits, fewer leave time for more GPUs.
-_QUICK_DRAWS = 3
-_DRAWS = 10
 
 
 def stages(problem: PlacementProblem, rounds: int | None) -> Iterator[tuple[int, Stage]]:
     """Numbered stages for layers without nodes: those of the default mode, more with ``rounds``, None = without end."""
     once, turn = _order(problem)
-    if problem.num_redundant == 0:  # there are no counts to change: the stage before comes again
+    if problem.num_redundant:
+        once = tuple(chain.from_iterable((stage, Stage(MEND)) if _looks(stage) else (stage,) for stage in once))
+    else:  # there are no counts to change: the stage before comes again
         once = tuple(stage for stage in once if stage.kind != COUNTS)
         turn = tuple(turn[i - 1] if stage.kind == COUNTS else stage for i, stage in enumerate(turn))
     usual = None if rounds is None else len(once) + _FURTHER * (rounds - 1)
     return islice(enumerate(chain(once, cycle(turn))), usual)
+
+
+def _looks(stage: Stage) -> bool:
+    return stage.pace == QUICK and stage.kind in (DEAL, REPAIR, WALK)
 
 
 def _order(problem: PlacementProblem) -> Order:
@@ -119,80 +110,3 @@ def _closer(problem: PlacementProblem, walks: bool) -> tuple[Stage, ...]:
     if problem.slots <= _MOST_COPIES and problem.allow_colocated:
         return Stage(COVER), Stage(COUNTS), Stage(COVER)
     return again, Stage(COUNTS), again
-
-
-@kernel
-def improve(all_slots, all_weight, target, number, kind, pace, halfway, seed, colocated, gaps, makespan, stop):  # type: ignore[no-untyped-def]
-    """One stage on every row that is above its target; never leaves a row worse."""
-    rows, gpus, k = all_slots.shape
-    experts = all_weight.shape[1]
-    redundant = gpus * k > experts
-    size = np.zeros(experts + 1)
-    copies = np.empty(experts + 1, np.int64)
-    load = np.empty(gpus)
-    for row in range(rows):
-        kept = all_slots[row]
-        _count(kept, all_weight[row], copies, size)
-        before = sum_loads(kept, size, load)
-        makespan[row] = before
-        if before <= target[row]:
-            continue
-        state = random_state(seed, number)
-        slots = kept.copy()
-        aim = max(target[row], least_makespan(slots, size))
-        if kind == SWAPS:
-            descend(slots, size, load, target[row], _MOST_SWAPS, colocated, stop)
-        elif kind == COUNTS:
-            steps = max(20, 20000 // (gpus * k))
-            recount(slots, all_weight[row], size, copies, target[row], steps, colocated, gaps, state, stop)
-        else:
-            if kind == WALK and before > aim:
-                walk_row(slots, size, aim, before, pace, halfway, colocated, state, stop)
-            elif before > aim:
-                scratch = kind == DEAL and colocated
-                _redeal(slots, size, load, aim, before, pace, halfway, scratch, colocated, state, stop)
-            if pace == QUICK and redundant and sum_loads(slots, size, load) > 1.01 * target[row]:
-                recount(slots, all_weight[row], size, copies, target[row], 30, colocated, gaps, state, stop)
-                most = sum_loads(slots, size, load)
-                best = slots.copy()
-                repack(slots, size, load, (target[row] + most) / 2, 100, _DRAWS, colocated, state, best, most, stop)
-                slots = best
-        _count(slots, all_weight[row], copies, size)
-        after = sum_loads(slots, size, load)
-        if after < before:
-            makespan[row] = after
-            kept[:] = slots
-
-
-@kernel
-def _count(slots, weight, copies, size):  # type: ignore[no-untyped-def]
-    """Fill ``copies`` and what each of them weighs, ``size``, from the slots."""
-    copies[:] = 0
-    for g in range(slots.shape[0]):
-        for t in range(slots.shape[1]):
-            copies[slots[g, t]] += 1
-    for expert in range(weight.size):
-        size[expert] = weight[expert] / copies[expert]
-
-
-@kernel
-def _redeal(slots, size, load, target, before, pace, halfway, scratch, colocated, state, stop):  # type: ignore[no-untyped-def]
-    """Repack under a cap, after a deal from scratch or not; leaves the best found in ``slots``."""
-    best = slots.copy()
-    cap, steps, draws = target, 3000, _DRAWS
-    if pace == QUICK:
-        cap, steps, draws = target * 1.00026, 60 if scratch else 300, _QUICK_DRAWS
-    elif pace == BRISK:
-        steps = 500
-    elif halfway:
-        cap = (target + before) / 2
-    if cap >= before:
-        if pace == QUICK and not scratch:
-            return
-        cap = target
-    if scratch:
-        construct(slots, size, load, cap, draws, state)
-    most = repack(slots, size, load, cap, steps, draws, colocated, state, best, before, stop)
-    slots[:] = best
-    if sum_loads(slots, size, load) > target and most > cap:
-        descend(slots, size, load, target, _MOST_SWAPS, colocated, stop)
