@@ -12,13 +12,17 @@ project_copyright = "The moeopt developers"
 release = version = installed_version("moeopt")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown, and notebooks that run while the documentation is built
     "sphinx.ext.autodoc",
     "numpydoc",
     "sphinx.ext.viewcode",
     "sphinx-mathjax-offline",  # bundles MathJax: pages show their formulas without a network
 ]
 exclude_patterns = ["_build"]
+
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_ipywidgets_js = {}  # pages load nothing from a network
 
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -201,6 +201,16 @@ def write_certificates(path: str | os.PathLike[str], solution: Solution | Stepwi
     ------
     InputError
         For steps that are no counts, or if the file cannot be written; it is whole or as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = solve(PlacementProblem([[9, 5, 4, 2]], num_gpus=2))
+    ...     print(write_certificates(f"{folder}/certificates.json", found).name)
+    certificates.json
     """
     by_steps = not isinstance(solution, Solution)
     if by_steps and not solution.problem.load.is_integer:

@@ -62,6 +62,14 @@ def rebalance_experts(
     ------
     InputError
         Names the argument and the rule, where the original asserts or silently returns nonsense.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight = torch.tensor([[90, 40, 20, 10]])
+    >>> phy2log, log2phy, logcnt = rebalance_experts(weight, num_replicas=6, num_groups=1, num_nodes=1, num_gpus=2)
+    >>> phy2log.tolist(), logcnt.tolist()
+    ([[1, 0, 3, 0, 0, 2]], [[3, 1, 1, 1]])
     """
     import torch
 

@@ -141,6 +141,14 @@ def moves_front(
     Every ceiling starts from the reference again (``balancers.repair``): a placement that is right for a loose
     ceiling is the wrong one to go on from for a tight one. All placements are then put together, so that
     none of the front is dominated by another. As many repairs as ceilings, and one search at most.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[0, 1, 2, 3]])
+    >>> front = moves_front(problem, ceilings=(0.0, 0.3))
+    >>> front.moves.tolist(), front.makespan.tolist()
+    ([[2.0, 0.0]], [[11.0, 14.0]])
     """
     if problem.reference is None:
         raise InputError("moves_front needs a problem with a reference to count moves from")

@@ -31,6 +31,13 @@ def slot_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
     ------
     InputError
         If loads and placement differ in layers or experts.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> placement = Placement([[0, 1, 0, -1]], num_experts=2, num_gpus=2)
+    >>> metrics.slot_load([[8, 2]], placement).tolist()
+    [[4.0, 2.0, 4.0, 0.0]]
     """
     load = as_load(load)
     _same_shape(load, placement)
@@ -47,6 +54,13 @@ def gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
     ------
     InputError
         If loads and placement differ in layers or experts.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> placement = Placement([[0, 1, 0, 2]], num_experts=3, num_gpus=2)
+    >>> metrics.gpu_load([[8, 2, 3]], placement).tolist()
+    [[6.0, 7.0]]
     """
     return slot_load(load, placement).reshape(placement.num_layers, placement.num_gpus, -1).sum(axis=2)
 
@@ -60,35 +74,83 @@ def _same_shape(load: LoadMatrix, placement: Placement) -> None:
 
 
 def makespan(gpu_load: Floats) -> Floats:
-    """Load of the fullest GPU, ``[layers]``: it sets the pace of the layer."""
+    """Load of the fullest GPU, ``[layers]``: it sets the pace of the layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> metrics.makespan(np.array([[6.0, 7.0], [4.0, 2.0]])).tolist()
+    [7.0, 4.0]
+    """
     return gpu_load.max(axis=-1)
 
 
 def mean_load(gpu_load: Floats) -> Floats:
-    """Mean load of the GPUs, ``[layers]``."""
+    """Mean load of the GPUs, ``[layers]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> metrics.mean_load(np.array([[6.0, 7.0], [4.0, 2.0]])).tolist()
+    [6.5, 3.0]
+    """
     return gpu_load.mean(axis=-1)
 
 
 def imbalance(gpu_load: Floats) -> Floats:
-    """Max / mean GPU load, ``[layers]``, >= 1; 1 for a layer without load."""
+    """Max / mean GPU load, ``[layers]``, >= 1; 1 for a layer without load.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> metrics.imbalance(np.array([[6.0, 2.0], [0.0, 0.0]])).tolist()
+    [1.5, 1.0]
+    """
     mean = mean_load(gpu_load)
     return np.divide(makespan(gpu_load), mean, out=np.ones_like(mean), where=~(mean <= 0))
 
 
 def balancedness(gpu_load: Floats) -> Floats:
-    """Mean / max GPU load, ``[layers]``, in (0, 1]; 1 for a layer without load."""
+    """Mean / max GPU load, ``[layers]``, in (0, 1]; 1 for a layer without load.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> metrics.balancedness(np.array([[6.0, 2.0], [4.0, 4.0]])).round(3).tolist()
+    [0.667, 1.0]
+    """
     return 1.0 / imbalance(gpu_load)
 
 
 def normalised(gpu_load: Floats) -> Floats:
-    """Share of the layer's load on every GPU, ``[layers, gpus]``; 1/gpus is ideal."""
+    """Share of the layer's load on every GPU, ``[layers, gpus]``; 1/gpus is ideal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> metrics.normalised(np.array([[6.0, 2.0]])).tolist()
+    [[0.75, 0.25]]
+    """
     total = gpu_load.sum(axis=-1, keepdims=True)
     ideal = np.full_like(gpu_load, 1.0 / gpu_load.shape[-1])
     return np.divide(gpu_load, total, out=ideal, where=total > 0)
 
 
 def sigma(gpu_load: Floats) -> float:
-    """Standard deviation of the normalised GPU loads over all layers and GPUs."""
+    """Standard deviation of the normalised GPU loads over all layers and GPUs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> metrics.sigma(np.array([[6.0, 2.0]]))
+    0.25
+    """
     return float(normalised(gpu_load).std())
 
 
@@ -103,6 +165,13 @@ def split_makespan(load: LoadMatrix | Any, placement: Placement) -> Floats:
     ------
     InputError
         If loads and placement differ in layers or experts.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> placement = Placement([[0, 1, 0, 2]], num_experts=3, num_gpus=2)
+    >>> metrics.split_makespan([[8, 2, 5]], placement).tolist()
+    [7.5]
     """
     return dispatch_makespan(load, placement, "optimal")
 
@@ -114,6 +183,13 @@ def split_gpu_load(load: LoadMatrix | Any, placement: Placement) -> Floats:
     ------
     InputError
         If loads and placement differ in layers or experts.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> placement = Placement([[0, 1, 0, 2]], num_experts=3, num_gpus=2)
+    >>> metrics.split_gpu_load([[8, 2, 5]], placement).tolist()
+    [[7.5, 7.5]]
     """
     load = as_load(load)
     _same_shape(load, placement)
@@ -140,6 +216,13 @@ def dispatch_makespan(
     InputError
         If loads and placement differ in layers or experts, the rule is unknown, or it is ``random`` and the
         loads are no counts.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> placement = Placement([[0, 1, 0, 2]], num_experts=3, num_gpus=2)
+    >>> {rule: metrics.dispatch_makespan([[8, 2, 5]], placement, rule).tolist() for rule in ("even", "optimal")}
+    {'even': [9.0], 'optimal': [7.5]}
     """
     load = as_load(load)
     if dispatch == "even":
@@ -170,6 +253,13 @@ def step_makespans(
     -----
     Even and local: O(steps * layers * gpus * experts), as one product of matrices per layer. Random:
     O(steps * layers * draws * (gpus + copies of replicated experts)).
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> placement = Placement([[0, 1, 0, 2]], num_experts=3, num_gpus=2)
+    >>> metrics.step_makespans([[[8, 2, 3]], [[0, 4, 1]]], placement).tolist()  # [steps, layers]
+    [[7.0], [4.0]]
     """
     array = to_numpy("steps", steps)
     expected = (placement.num_layers, placement.num_experts)
@@ -182,7 +272,14 @@ def step_makespans(
 
 
 def step_means(steps: Any, num_gpus: int) -> Floats:
-    """Mean load of the GPUs in every step, ``[steps, layers]``: what a perfect balance would take."""
+    """Mean load of the GPUs in every step, ``[steps, layers]``: what a perfect balance would take.
+
+    Examples
+    --------
+    >>> from moeopt import metrics
+    >>> metrics.step_means([[[8, 2, 3]], [[0, 4, 1]]], num_gpus=2).tolist()  # [steps, layers]
+    [[6.5], [2.5]]
+    """
     return np.asarray(steps).sum(axis=2, dtype=float) / num_gpus
 
 
@@ -191,6 +288,13 @@ def step_ratio(makespans: Floats, means: Floats) -> float:
 
     Layers and steps run one after another, so sums are compared: a step with more tokens weighs more. With
     one step's rows, or one layer's columns, it is the ratio of that step or layer; 1 where nothing is routed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from moeopt import metrics
+    >>> round(metrics.step_ratio(np.array([[7.0], [4.0]]), np.array([[6.5], [2.5]])), 4)
+    1.2222
     """
     total = float(np.sum(means))
     return float(np.sum(makespans)) / total if total > 0 else 1.0
@@ -200,6 +304,14 @@ def moves(reference: Placement, placement: Placement) -> NDArray[np.int64]:
     """Copies that ``placement`` puts on a GPU that does not hold them yet, ``[layers]``: slots to be written.
 
     The multiset difference per GPU: a second copy of an expert on the same GPU counts.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> old = Placement([[0, 1, 2, 0]], num_experts=3, num_gpus=2)
+    >>> new = Placement([[2, 2, 1, 0]], num_experts=3, num_gpus=2)
+    >>> metrics.moves(old, new).tolist()
+    [3]
     """
     layer, _, new, old = _changes(reference, placement)
     return _sums(layer, np.maximum(new - old, 0), placement)
@@ -210,6 +322,14 @@ def transfers(reference: Placement, placement: Placement) -> NDArray[np.int64]:
 
     The set difference per GPU: further copies of an expert that a GPU holds or receives are written from memory.
     Never above ``moves``, and equal to it where no GPU holds an expert twice.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> old = Placement([[0, 1, 2, 0]], num_experts=3, num_gpus=2)
+    >>> new = Placement([[2, 2, 1, 0]], num_experts=3, num_gpus=2)
+    >>> metrics.transfers(old, new).tolist()
+    [2]
     """
     layer, _, _, old = _changes(reference, placement)
     return _sums(layer, old == 0, placement)
@@ -224,6 +344,14 @@ def transfers_between_nodes(reference: Placement, placement: Placement, num_node
     ------
     InputError
         If the placements differ in layers, GPUs or experts, or ``num_nodes`` does not divide the GPUs.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> old = Placement([[0, 1, 2, 0]], num_experts=3, num_gpus=2)
+    >>> new = Placement([[2, 2, 1, 0]], num_experts=3, num_gpus=2)
+    >>> metrics.transfers_between_nodes(old, new, num_nodes=2).tolist()
+    [2]
     """
     num_nodes = _arguments.integer("num_nodes", num_nodes, 1)
     gpus, experts = placement.num_gpus, placement.num_experts
@@ -238,7 +366,16 @@ def transfers_between_nodes(reference: Placement, placement: Placement, num_node
 
 
 def transfer_bytes(reference: Placement, placement: Placement, expert_bytes: int) -> NDArray[np.int64]:
-    """Bytes that GPUs must receive, ``[layers]``: ``transfers`` of experts of ``expert_bytes`` each."""
+    """Bytes that GPUs must receive, ``[layers]``: ``transfers`` of experts of ``expert_bytes`` each.
+
+    Examples
+    --------
+    >>> from moeopt import Placement, metrics
+    >>> old = Placement([[0, 1, 2, 0]], num_experts=3, num_gpus=2)
+    >>> new = Placement([[2, 2, 1, 0]], num_experts=3, num_gpus=2)
+    >>> metrics.transfer_bytes(old, new, expert_bytes=44_040_192).tolist()
+    [88080384]
+    """
     return transfers(reference, placement) * _arguments.integer("expert_bytes", expert_bytes, 1)
 
 
@@ -261,6 +398,12 @@ def gap(makespan: Any, lower_bound: Any) -> Floats:
     """``makespan / lower_bound - 1``: at most this far above the best possible.
 
     0 where both are zero (or equal up to float rounding), NaN where either is unknown.
+
+    Examples
+    --------
+    >>> from moeopt import metrics
+    >>> metrics.gap([11, 10], [10, float("nan")]).round(3).tolist()
+    [0.1, nan]
     """
     makespan, lower_bound = np.asarray(makespan, dtype=float), np.asarray(lower_bound, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -269,5 +412,12 @@ def gap(makespan: Any, lower_bound: Any) -> Floats:
 
 
 def step_gap(makespan: Any, lower_bound: Any) -> float:
-    """Gap of the sums over layers: layers run one after another, so this is the step's loss."""
+    """Gap of the sums over layers: layers run one after another, so this is the step's loss.
+
+    Examples
+    --------
+    >>> from moeopt import metrics
+    >>> round(metrics.step_gap([11, 10], [10, 10]), 3)
+    0.05
+    """
     return float(gap(np.sum(makespan), np.sum(lower_bound)))

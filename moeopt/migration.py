@@ -58,6 +58,13 @@ def migration_rounds(reference: Placement, placement: Placement, per_round: int 
     ----------
     .. [1] D. König, "Über Graphen und ihre Anwendung auf Determinantentheorie und Mengenlehre", Math. Annalen
        77 (1916), doi 10.1007/BF01456961
+
+    Examples
+    --------
+    >>> from moeopt import Placement
+    >>> old, new = (Placement([slots], num_experts=4, num_gpus=2) for slots in ([0, 1, 2, 3], [0, 3, 2, 1]))
+    >>> [step.phy2log.tolist() for step in migration_rounds(old, new)]
+    [[[0, 3, 2, 1]]]
     """
     per_round = _arguments.integer("per_round", per_round, 1)
     _check_alike(reference, placement)
@@ -82,6 +89,13 @@ def migration_senders(reference: Placement, placement: Placement) -> NDArray[np.
     ------
     InputError
         If the placements differ in shape, or an expert arrives that no GPU held.
+
+    Examples
+    --------
+    >>> from moeopt import Placement
+    >>> old, new = (Placement([slots], num_experts=4, num_gpus=2) for slots in ([0, 1, 2, 3], [0, 3, 2, 1]))
+    >>> migration_senders(old, new).tolist()
+    [[-1, 1, -1, 0]]
     """
     _check_alike(reference, placement)
     senders = np.full(placement.phy2log.shape, -1, dtype=np.int64)

@@ -36,6 +36,16 @@ class Placement(ArrayFields):
     InputError
         For a wrong shape or an expert id outside ``[-1, num_experts)``. Whether the placement is
         feasible is a question for ``PlacementProblem.check``.
+
+    Examples
+    --------
+    >>> placement = Placement([[0, 1, 0, 2]], num_experts=3, num_gpus=2)
+    >>> placement.replica_count.tolist()
+    [[2, 1, 1]]
+    >>> placement.copies.shape  # layers, gpus, experts
+    (1, 2, 3)
+    >>> placement.copies[0].tolist()
+    [[1, 1, 0], [1, 0, 1]]
     """
 
     phy2log: NDArray[np.int64]

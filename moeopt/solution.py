@@ -370,6 +370,13 @@ def gap_to_bound(problem: PlacementProblem, placement: Any) -> NDArray[np.float6
     ------
     PlacementError
         If the placement breaks the problem.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2], [3, 3, 3, 3]], num_gpus=2)
+    >>> gap_to_bound(problem, balancers.contiguous(problem)).round(3).tolist()
+    [0.273, 0.0]
     """
     placement = as_placement(placement, problem.num_experts, problem.num_gpus)
     problem.check(placement)

@@ -55,6 +55,14 @@ def solve_brute_force(
     -----
     Experts are placed one after another, by falling load, on every multiset of GPUs; a branch is
     cut when a GPU is already as full as in the best placement known. Exact fractions. Exponential.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_brute_force
+    >>> found = solve_brute_force(PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2))
+    >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
+    ('OPTIMAL', [11.0], [11.0])
     """
     limits = Limits(time_limit, gap, workers, seed)
     nothing = Solution(problem, tolerance=limits.gap)

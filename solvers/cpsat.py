@@ -95,6 +95,14 @@ def solve_cpsat(
     References
     ----------
     .. [1] L. Perron, F. Didier, "CP-SAT", Google, https://developers.google.com/optimization
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_cpsat
+    >>> found = solve_cpsat(PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2), time_limit=10)
+    >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
+    ('OPTIMAL', [11.0], [11.0])
     """
     if log is not None and not callable(log):
         raise InputError(f"log must be callable, got {shown(log)}")

@@ -66,6 +66,14 @@ def solve_milp(
     .. [1] Q. Huangfu, J. A. J. Hall, "Parallelizing the dual revised simplex method", Math.
        Prog. Comp. 10 (2018), doi 10.1007/s12532-017-0130-5
     .. [2] J. Forrest et al., "CBC", doi 10.5281/zenodo.2720283
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_milp
+    >>> found = solve_milp(PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2), time_limit=10, backend="highs")
+    >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
+    ('OPTIMAL', [11.0], [11.0])
     """
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")

@@ -80,6 +80,14 @@ def solve(
         If an argument breaks its rule; PlacementError if the hint is not feasible.
     ContradictionError
         If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve
+    >>> found = solve(PlacementProblem([[9, 5, 4, 2, 1, 1], [30, 5, 4, 2, 1, 1]], num_gpus=2))
+    >>> found.is_optimal, found.makespan.tolist(), found.bound_source
+    (True, [11.0, 32.0], ('mean_load', 'hottest_with_companions'))
     """
     limits = Limits(time_limit, gap, workers, seed)
     started = time.perf_counter()

@@ -152,6 +152,15 @@ def solve_steps(
         If the problem does not know its steps, or an argument breaks its rule; PlacementError for a bad hint.
     NoPlacementError
         If no placement within ``max_moves`` is found.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from moeopt.traces import Trace
+    >>> from solvers import solve_steps
+    >>> found = solve_steps(PlacementProblem(Trace([[[8, 0, 1, 1]], [[0, 8, 1, 1]]]), num_gpus=2))
+    >>> found.status[0].name, found.bound.value.tolist()
+    ('OPTIMAL', [16.0])
     """
     from joblib import Parallel, delayed
 

@@ -38,6 +38,13 @@ def bldm(problem: PlacementProblem) -> Placement:
     .. [1] W. Michiels, J. Korst, E. Aarts, J. van Leeuwen, "Performance ratios for the
        differencing method applied to the balanced number partitioning problem", STACS 2003,
        doi 10.1007/3-540-36494-3_51
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2, num_slots=8)
+    >>> balancers.bldm(problem).phy2log.tolist()
+    [[2, 3, 0, 5, 1, 1, 0, 4]]
     """
     return staged_placement(problem, problem.load.values.astype(np.float64), balanced_differencing)
 

@@ -23,6 +23,13 @@ def contiguous(problem: PlacementProblem) -> Placement:
     ------
     UnsupportedError
         If moves are limited or minimised.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2, num_slots=8)
+    >>> balancers.contiguous(problem).phy2log.tolist()
+    [[0, 1, 2, 3, 4, 5, 0, 1]]
     """
     nodes = problem.num_nodes if problem.hierarchical else 1
     per_node = problem.num_experts // nodes

@@ -44,6 +44,13 @@ def eplb(problem: PlacementProblem) -> Placement:
     .. [1] DeepSeek-AI, "Expert Parallelism Load Balancer", https://github.com/deepseek-ai/EPLB
     .. [2] R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
        (1969), doi 10.1137/0117039
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2, num_slots=8)
+    >>> balancers.eplb(problem).phy2log.tolist()
+    [[0, 2, 3, 5, 0, 1, 1, 4]]
     """
     return greedy_placement(problem)
 

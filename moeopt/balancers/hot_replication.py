@@ -37,6 +37,13 @@ def hot_replication(problem: PlacementProblem) -> Placement:
     UnsupportedError
         If experts do not divide evenly over GPUs, slots may not stay empty although ``k > 0``,
         groups must stay on their node, or moves are limited or minimised.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2, num_slots=8, allow_empty_slots=True)
+    >>> balancers.hot_replication(problem).phy2log.tolist()
+    [[0, 1, 2, -1, 3, 4, 5, 0]]
     """
     gpus, experts = problem.num_gpus, problem.num_experts
     home_size = experts // gpus

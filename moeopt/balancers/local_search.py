@@ -45,6 +45,13 @@ def local_search(problem: PlacementProblem, *, start: Placement | Any = None) ->
     Stops when the fullest GPU cannot be improved by one swap; the sorted GPU loads fall
     lexicographically, so it ends. O(slots * slots_per_gpu) per swap at most: GPUs are looked at from the
     lightest on, only as far as one may make a lighter pair.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2)
+    >>> balancers.local_search(problem, start=[[0, 1, 2, 3, 4, 5]]).phy2log.tolist()
+    [[3, 1, 2, 0, 4, 5]]
     """
     return descended(problem, first_placement(problem) if start is None else as_start(problem, start))
 

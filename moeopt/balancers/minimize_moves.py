@@ -44,6 +44,14 @@ def minimize_moves(problem: PlacementProblem, *, start: Placement | Any = None, 
     Notes
     -----
     O(slots * log slots) a copy brought home, after ``relabel``.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2)
+    >>> start = balancers.eplb(problem)
+    >>> balancers.minimize_moves(problem, start=start).phy2log.tolist()
+    [[1, 2, 4, 0, 3, 5]]
     """
     tolerance = arguments.fraction("tolerance", tolerance)
     known = problem if problem.reference is not None else replace(problem, reference=contiguous(problem))

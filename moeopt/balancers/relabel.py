@@ -47,6 +47,15 @@ def relabel(problem: PlacementProblem, *, start: Placement | Any = None) -> Plac
     ----------
     .. [1] D. F. Crouse, "On implementing 2D rectangular assignment algorithms", IEEE Trans.
        Aerosp. Electron. Syst. 52 (2016), doi 10.1109/TAES.2016.140952
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers, metrics
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[1, 2, 0, 3]])
+    >>> start = balancers.eplb(problem)
+    >>> renamed = balancers.relabel(problem, start=start)
+    >>> metrics.moves(problem.reference, start).tolist(), metrics.moves(problem.reference, renamed).tolist()
+    ([4], [0])
     """
     home = contiguous(problem) if problem.reference is None else problem.reference
     first = first_placement(problem) if start is None else as_start(problem, start)

@@ -84,6 +84,13 @@ def repair(
     Notes
     -----
     O(slots * (slots_per_gpu + log slots)) a move. The same moves for scaled loads and ceilings.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[0, 1, 2, 3]], max_moves=2)
+    >>> balancers.repair(problem).phy2log.tolist()
+    [[2, 1, 0, 3]]
     """
     placement, reached = repaired(problem, start=start, budget=budget, seed=seed)
     if not reached.all():
@@ -114,6 +121,14 @@ def repaired(
     placement, reached
         The best placement found of every layer, and ``[layers]`` whether it keeps ``max_makespan`` or
         ``max_moves``; where it does not, it has the lowest makespan, or the fewest moves, found.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[0, 1, 2, 3]], max_makespan=9)
+    >>> placement, reached = balancers.repaired(problem)
+    >>> reached.tolist()  # half of the load is 10
+    [False]
     """
     seconds, seed = _arguments.seconds("budget", budget, zero=True), _arguments.seed(seed)
     until = None if seconds is None else time.perf_counter() + seconds

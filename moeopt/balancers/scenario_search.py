@@ -83,6 +83,15 @@ def scenario_search(
     A swap is tried in O(steps), a replacement in O(steps * gpus). The best change of all takes
     O(slots**2 * steps + slots * experts * gpus * steps). This is sample average approximation: A. Kleywegt,
     A. Shapiro, T. Homem-de-Mello, SIAM J. Optim. 12 (2002), doi 10.1137/S1052623499363220.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, balancers, metrics
+    >>> from moeopt.traces import Trace
+    >>> trace = Trace([[[8, 0, 1, 1]], [[0, 8, 1, 1]]])
+    >>> problem = PlacementProblem(trace, num_gpus=2)
+    >>> metrics.step_makespans(trace.windows, balancers.scenario_search(problem)).tolist()
+    [[8.0], [8.0]]
     """
     seconds, seed = _arguments.seconds("budget", budget, zero=True), _arguments.seed(seed)
     if problem.steps is None or len(problem.steps) == 1:

@@ -79,6 +79,13 @@ def search(
     a cap with gathered slack follows bin-packing practice: A. Alvim, C. Ribeiro, F. Glover, D. Aloise,
     "A hybrid improvement heuristic for the one-dimensional bin packing problem", J. Heuristics 10
     (2004), doi 10.1023/B:HEUR.0000026267.44673.ed.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, Solution, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2, num_slots=8)
+    >>> Solution(problem, balancers.search(problem)).makespan.tolist()
+    [11.0]
     """
     budget = arguments.seconds("budget", budget, zero=True)
     deadline = math.inf if budget is None else time.perf_counter() + budget
@@ -111,6 +118,13 @@ def quick_search(
     ------
     UnsupportedError, InputError, PlacementError
         As ``search``.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, Solution, balancers
+    >>> problem = PlacementProblem([[9, 5, 4, 2, 1, 1]], num_gpus=2, num_slots=8)
+    >>> Solution(problem, balancers.quick_search(problem, rounds=2)).makespan.tolist()
+    [11.0]
     """
     if deadline != math.inf:
         deadline = arguments.real("deadline", deadline)

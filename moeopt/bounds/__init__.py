@@ -49,6 +49,13 @@ def lower_bound(problem: PlacementProblem) -> Bound:
 
     Others can be sharper and are more expensive: ``hottest_gpus`` where a few experts dominate, and those of
     ``solvers``. ``solvers.solve`` tries them.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> found = bounds.lower_bound(PlacementProblem([[9, 5, 4, 2], [30, 5, 4, 2]], num_gpus=2))
+    >>> found.value.tolist(), found.source
+    ([11.0, 32.0], ('hottest_with_companions', 'hottest_with_companions'))
     """
     names = [name for name in BOUNDS if (name in ON_MOVES) == (problem.objective == "moves")]
     values = np.array([BOUNDS[name](problem) for name in names])

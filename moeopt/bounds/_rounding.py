@@ -11,7 +11,14 @@ Floats = NDArray[np.float64]
 
 
 def integral(problem: PlacementProblem) -> bool:
-    """Whether every makespan is an integer: counts as loads, and no expert split."""
+    """Whether every makespan is an integer: counts as loads, and no expert split.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> [bounds.integral(PlacementProblem([[9, 5, 4, 2]], num_gpus=2, num_slots=slots)) for slots in (4, 6)]
+    [True, False]
+    """
     return problem.load.is_integer and problem.num_redundant == 0
 
 

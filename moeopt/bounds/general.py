@@ -16,7 +16,15 @@ from moeopt.replication import replicate
 
 
 def mean_load(problem: PlacementProblem) -> Floats:
-    """Mean GPU load: some GPU carries at least the mean; rounded up where makespans are integers."""
+    """Mean GPU load: some GPU carries at least the mean; rounded up where makespans are integers.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[9, 5, 4, 3]], num_gpus=2)
+    >>> bounds.mean_load(problem).tolist()
+    [11.0]
+    """
     return quotient(total_load(problem.load.values), problem.num_gpus, problem)
 
 
@@ -28,6 +36,14 @@ def hottest_replica(problem: PlacementProblem) -> Floats:
     With groups and nodes, an expert can be copied only within the node of its group: the group's
     own experts share at most ``redundant / nodes`` extra copies, which gives a bound per group.
     O(layers * slots * log experts).
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> bounds.hottest_replica(PlacementProblem([[30, 5, 4, 2]], num_gpus=2)).tolist()
+    [30.0]
+    >>> bounds.hottest_replica(PlacementProblem([[30, 5, 4, 2]], num_gpus=2, num_slots=6)).round(6).tolist()
+    [10.0]
     """
     value = _min_max_replica(problem.load.values, problem.slots)
     if problem.hierarchical:
@@ -48,6 +64,13 @@ def hottest_with_companions(problem: PlacementProblem) -> Floats:
     ``c-1`` units; with ``c = i`` they cost ``w``, as one whole copy and ``i-1`` empty slots do,
     and for ``c > i`` emptying all ``i`` slots is cheaper and uses no more. So the companions
     weigh at least the ``k-1-R`` smallest loads, ``hottest_replica + S_{k-1-R}``.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[30, 5, 4, 2]], num_gpus=2)
+    >>> bounds.hottest_with_companions(problem).tolist()
+    [32.0]
     """
     ascending = np.sort(problem.load.values, axis=1)
     companions = max(problem.slots_per_gpu - 1 - problem.num_redundant, 0)

@@ -16,6 +16,13 @@ def node_load(problem: PlacementProblem) -> Floats:
     when groups are spread in equal numbers, which is found by exhaustive search (groups are few;
     where they are not, ``hot_on_few_gpus`` for groups on nodes is a bound on it), and its fullest
     GPU has at least the node's mean.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[9, 9, 1, 1]], num_gpus=2, num_nodes=2, num_groups=2)
+    >>> bounds.node_load(problem).tolist()
+    [18.0]
     """
     if not problem.hierarchical:
         return nothing(problem)

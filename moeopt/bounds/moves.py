@@ -30,6 +30,13 @@ def moves_needed(problem: PlacementProblem) -> Floats:
 
     Proof: an expert that the reference does not hold must be brought in; and where no slot may
     stay empty, at most the reference's copies can stay, the rest are moves.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[0, 1, 2, -1]], max_makespan=11)
+    >>> bounds.moves_needed(problem).tolist()
+    [1.0]
     """
     if problem.reference is None:
         return nothing(problem)
@@ -65,6 +72,13 @@ def arrivals_needed(problem: PlacementProblem) -> Floats:
 
     Counts are exact; for other loads every comparison allows for the rounding of its sums.
     O(experts * (log experts + GPUs)) per layer at worst.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[0, 1, 2, 3]], max_makespan=11)
+    >>> bounds.arrivals_needed(problem).tolist()
+    [2.0]
     """
     if problem.max_makespan is None or not _partitions(problem).any():
         return nothing(problem)
@@ -86,6 +100,15 @@ def copies_needed(problem: PlacementProblem) -> Floats:
     *Proof.* No copy weighs more than ``T``, so expert ``e`` ends with at least ``max(1, ceil(w_e / T))``
     copies. Those beyond ``c_e`` are arrivals, wherever copies sit, whatever else changes, and whether or
     not slots are empty; and arrivals of different experts are different moves. O(layers * experts).
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem(
+    ...     [[9, 1, 1]], num_gpus=2, num_slots=4, reference=[[0, 1, 2, 2]], max_makespan=6
+    ... )
+    >>> bounds.copies_needed(problem).tolist()
+    [1.0]
     """
     if problem.reference is None or problem.max_makespan is None:
         return nothing(problem)
@@ -110,6 +133,15 @@ def regrouping_needed(problem: PlacementProblem) -> Floats:
     node's GPUs, a group must leave and, since every node hosts as many groups, another must come. The
     reference has no copy of a group outside its node, so each expert of both groups arrives somewhere.
     O(layers * slots).
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem(
+    ...     [[6, 5, 2, 1]], num_gpus=2, num_nodes=2, num_groups=4, reference=[[0, 1, 2, 3]], max_makespan=8
+    ... )
+    >>> bounds.regrouping_needed(problem).tolist()
+    [2.0]
     """
     if problem.max_makespan is None or not problem.hierarchical:
         return nothing(problem)
@@ -135,6 +167,13 @@ def makespan_within_moves(problem: PlacementProblem) -> Floats:
     the expert with the largest load per copy, as in ``hottest_replica``. With groups on nodes, fewer moves
     than two groups have experts leave every group where it is, and some GPU of the fullest node carries at
     least the node's mean. O(log W) times ``arrivals_needed``, or O(max_moves * experts) per layer.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2, reference=[[0, 1, 2, 3]], max_moves=0)
+    >>> bounds.makespan_within_moves(problem).tolist()
+    [14.0]
     """
     if problem.reference is None or problem.max_moves is None:
         return nothing(problem)

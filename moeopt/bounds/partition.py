@@ -42,6 +42,13 @@ def hot_on_few_gpus(problem: PlacementProblem) -> Floats:
     ----------
     .. [1] M. Dell'Amico, S. Martello, "Bounds for the cardinality constrained P||Cmax problem",
        J. Scheduling 4 (2001), doi 10.1002/jos.68
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[9, 9, 9, 2, 2, 2, 2, 1]], num_gpus=2)
+    >>> bounds.hot_on_few_gpus(problem).tolist()
+    [21.0]
     """
     return _rounded(_hottest(problem)[0], problem)
 
@@ -57,6 +64,13 @@ def hottest_gpus(problem: PlacementProblem, *, max_nodes: int = _MAX_NODES) -> F
     GPUs, and the bound of ``hot_on_few_gpus`` for that ``q`` holds. The smaller of the two holds
     for every ``j``. A search that grows beyond ``max_nodes`` gives no bound; the default costs about a
     milliseconds per layer, ten times as many nodes settle almost every recorded layer.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[21, 10, 10, 9, 3, 3]], num_gpus=2)
+    >>> bounds.hottest_gpus(problem).tolist()
+    [29.0]
     """
     return certified_hottest_gpus(problem, max_nodes=max_nodes)[0]
 
@@ -69,7 +83,16 @@ def hottest_experts(problem: PlacementProblem) -> list[list[int]]:
 def certified_hottest_gpus(
     problem: PlacementProblem, *, max_nodes: int = _MAX_NODES
 ) -> tuple[Floats, list[dict[str, Any]]]:
-    """``hottest_gpus`` and what proves it again, per layer: the hottest experts whose formula and search to repeat."""
+    """``hottest_gpus`` and what proves it again, per layer: the hottest experts whose formula and search to repeat.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> problem = PlacementProblem([[21, 10, 10, 9, 3, 3]], num_gpus=2)
+    >>> value, certificate = bounds.certified_hottest_gpus(problem)
+    >>> value.tolist(), certificate
+    ([29.0], [{'method': 'hottest_gpus', 'hottest': [0, 1]}])
+    """
     value, hot = _hottest_gpus(problem, max_nodes)
     certificates = [{"method": "hottest_gpus", "hottest": experts} for experts in _ids(problem, hot)]
     return _rounded(value, problem), certificates

@@ -54,6 +54,14 @@ def steps_bound(problem: PlacementProblem) -> Bound:
     -----
     Holds for every placement that keeps the problem's rules, limits of moves included; a ceiling
     ``max_makespan`` is ignored. O(log(steps)) times the cheap bounds of all layers and steps.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem, bounds
+    >>> from moeopt.traces import Trace
+    >>> problem = PlacementProblem(Trace([[[8, 0, 1, 1]], [[0, 8, 1, 1]]]), num_gpus=2)
+    >>> bounds.steps_bound(problem).value.tolist()
+    [16.0]
     """
     steps = _steps(problem)
     problem = replace(problem, max_makespan=None)

@@ -62,6 +62,14 @@ def write_trace(
     ------
     InputError
         For an unknown format, layers beyond ``model_layers``, or a file that cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from moeopt.traces import Trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(write_trace(f"{folder}/loads.json", Trace([[9, 5, 4, 2]])).read_text())
+    {"logical_count":[[[9,5,4,2]]]}
     """
     if format not in LOAD_FORMATS:
         raise InputError(f"format {shown(format)} is unknown; there are {', '.join(LOAD_FORMATS)}")

@@ -30,6 +30,13 @@ def write_gpu_load_csv(path: str | os.PathLike[str], gpu_load: Any) -> Path:
     ------
     InputError
         If it is not a non-empty matrix of finite numbers, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(write_gpu_load_csv(f"{folder}/gpu_load.csv", [[6.0, 7.0]]).read_text().strip())
+    6,7
     """
     matrix = np.atleast_2d(to_numpy("gpu_load", gpu_load)).astype(float)
     if matrix.ndim != 2 or matrix.size == 0:
@@ -40,7 +47,16 @@ def write_gpu_load_csv(path: str | os.PathLike[str], gpu_load: Any) -> Path:
 
 
 def read_gpu_load_csv(path: str | os.PathLike[str]) -> NDArray[np.float64]:
-    """``[layers, gpus]`` as ``write_gpu_load_csv`` wrote it; TraceError names file, line and column."""
+    """``[layers, gpus]`` as ``write_gpu_load_csv`` wrote it; TraceError names file, line and column.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_gpu_load_csv(f"{folder}/gpu_load.csv", [[6.0, 7.0]])
+    ...     print(read_gpu_load_csv(path).tolist())
+    [[6.0, 7.0]]
+    """
     content = read_whole(path)
     try:
         return np.asarray(parse_csv(content, "layer"), dtype=float)

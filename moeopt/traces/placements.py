@@ -55,6 +55,17 @@ def read_placement(
         Names the file, and layer and slot of what is wrong, or the layer that it has no row for.
     InputError
         For numbers of experts or GPUs that are no positive integers, or bad ``layer_ids``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "placement.json")
+    ...     _ = path.write_text('{"physical_to_logical_map": [[0, 3, 1, 2]]}')
+    ...     placement = read_placement(path, num_experts=4, num_gpus=2)
+    >>> placement.phy2log.tolist()
+    [[0, 3, 1, 2]]
     """
     num_experts, num_gpus = integer("num_experts", num_experts, 1), integer("num_gpus", num_gpus, 1)
     ids = None if layer_ids is None else checked_ids(layer_ids, len(layer_ids))

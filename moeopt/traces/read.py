@@ -89,6 +89,17 @@ def read_trace(
         carries is ever run.
     InputError
         For options that are no positive integers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "loads.json")
+    ...     _ = path.write_text('{"logical_count": [[[9, 5, 4, 2]], [[8, 0, 0, 7]]]}')
+    ...     trace = read_trace(path)
+    >>> trace.windows.shape, trace.total().values.tolist()
+    ((2, 1, 4), [[17, 5, 4, 9]])
     """
     request = Request(
         steps_per_window=steps_per_window,

@@ -63,6 +63,14 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
     certificate, from a solver's search, is only held against the placement. O(layers * slots * log
     slots) for most bounds; a hottest-GPUs or configuration LP certificate takes up to a second or so per layer, a
     window cover mostly less, and ten seconds at most.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2)
+    >>> print(verify(problem, solve(problem)))
+    layer 0: bound proven
     """
     fields = (solution.status, solution.lower_bound, solution.makespan, solution.moves, solution.objective,
               solution.bound_source, solution.certificate)  # fmt: skip
@@ -92,6 +100,15 @@ def verify_bound(problem: PlacementProblem, bound: Bound) -> Verification:
     -------
     Verification
         A verdict per layer, none of which speaks of a placement.
+
+    Examples
+    --------
+    >>> from moeopt import Bound, PlacementProblem
+    >>> problem = PlacementProblem([[9, 5, 4, 2]], num_gpus=2)
+    >>> verify_bound(problem, Bound([10], ["mean_load"], [{"method": "mean_load"}])).proven
+    True
+    >>> print(verify_bound(problem, Bound([11], ["mean_load"], [{"method": "mean_load"}])))
+    layer 0: bound rejected; REJECTED: bound 11: the mean load is smaller
     """
     return verify(problem, Solution(problem, bound=bound))
 

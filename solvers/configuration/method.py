@@ -91,6 +91,12 @@ def configuration_bound(
     Gilmore and Gomory, "A linear programming approach to the cutting-stock problem", Operations
     Research 9 (1961), doi 10.1287/opre.9.6.849. A round is O((experts * (redundant + 1))^2) for
     three slots at worst, far less after dominance.
+
+    Examples
+    --------
+    >>> from solvers import configuration_bound
+    >>> round(configuration_bound([9, 5, 4, 2], num_gpus=2, slots_per_gpu=3).value, 6)
+    10.0
     """
     problem = PlacementProblem(loads, num_gpus, num_gpus * slots_per_gpu)
     if problem.num_layers != 1:
@@ -158,6 +164,14 @@ def solve_configuration(
     where the bound is far above the mean load; branch and bound then chooses contents and counts
     (``fill_contents``), without a claim about what it does not find. Its primal solution proposes
     other counts for the walk, and its prices say which replicas must share a GPU.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_configuration
+    >>> found = solve_configuration(PlacementProblem([[9, 5, 4, 2]], num_gpus=2, num_slots=6))
+    >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
+    ('OPTIMAL', [10.0], [10.0])
     """
     limits = Limits(time_limit, gap, workers, seed)
     return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)

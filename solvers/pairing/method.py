@@ -127,6 +127,14 @@ def solve_pairing(
     Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
     Where it is not, the bound is that of the problem with colocation (and at most one copy of an
     expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_pairing
+    >>> found = solve_pairing(PlacementProblem([[9, 5, 4, 2]], num_gpus=3, num_slots=6))
+    >>> found.status[0].name, found.makespan.tolist()
+    ('OPTIMAL', [7.0])
     """
     limits = Limits(time_limit, gap, workers, seed)
     return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)

@@ -85,6 +85,14 @@ def solve_window_cover(
     proven for those holds for the true loads. Listing takes at most six million steps, the search exponential
     time. Covers: D. Knuth, "Dancing links", Millennial Perspectives in Computer Science (2000),
     doi 10.48550/arXiv.cs/0011047.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_window_cover
+    >>> found = solve_window_cover(PlacementProblem([[9, 8, 7, 6, 5, 4]], num_gpus=3))
+    >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
+    ('OPTIMAL', [13.0], [13.0])
     """
     limits = Limits(time_limit, gap, workers, seed)
     return drive(problem, _alone, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
