@@ -6,6 +6,7 @@ from moeopt._kernel import kernel
 from moeopt._random import below
 from moeopt.balancers.repairing.kernels import (
     arrival,
+    copy_into,
     count_moves,
     departure,
     excess,
@@ -132,6 +133,6 @@ def anneal(row, reference, ceiling, colocated, gaps, price, hot, cold, steps, st
             recount_loads(row)
             total = excess(row, ceiling)
             if total <= 0.0:
-                best[:] = held
+                copy_into(held, best)
                 fewest = moves
     return fewest

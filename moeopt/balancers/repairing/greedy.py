@@ -10,6 +10,7 @@ from moeopt.balancers.repairing.cycles import cheapest_cycle, cycle_cost, turn
 from moeopt.balancers.repairing.kernels import (
     FREE,
     TINY,
+    copy_into,
     count_moves,
     excess,
     exchange,
@@ -241,7 +242,7 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # typ
                     removed = top * spent - least
                     if spent > 0 and removed > top * spent:
                         top, slot, cost, length = removed / spent, trial[0], spent, n
-                        cycle[:] = trial
+                        copy_into(trial, cycle)
         if slot < 0 or moves + cost > limit:
             break
         if length > 2:

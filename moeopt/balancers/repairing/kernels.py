@@ -59,7 +59,7 @@ def new_row(slots, gpus, experts):  # type: ignore[no-untyped-def]
 @kernel
 def enter(row, held, weight, reference):  # type: ignore[no-untyped-def]
     """Fill ``row`` with a layer; both maps hold ``experts`` for an empty slot."""
-    row.weight[: weight.size] = weight
+    copy_into(weight, row.weight)
     row.home[:] = 0
     row.owned[:] = 0
     per_gpu = reference.size // row.load.size
@@ -73,7 +73,7 @@ def enter(row, held, weight, reference):  # type: ignore[no-untyped-def]
 def settle(row, held):  # type: ignore[no-untyped-def]
     """Let ``row`` hold ``held``, everything recomputed."""
     empty = row.size.size - 1
-    row.held[:] = held
+    copy_into(held, row.held)
     row.count[:] = 0
     row.here[:] = 0
     row.first[:] = -1
@@ -85,6 +85,13 @@ def settle(row, held):  # type: ignore[no-untyped-def]
     for expert in range(empty):
         row.size[expert] = row.weight[expert] / max(row.count[expert], 1)
     recount_loads(row)
+
+
+@kernel
+def copy_into(values, copy):  # type: ignore[no-untyped-def]
+    """Do as ``copy[:size] = values``, for which numba would compile how to tell shapes in words, two seconds long."""
+    for i in range(values.size):
+        copy[i] = values[i]
 
 
 @kernel

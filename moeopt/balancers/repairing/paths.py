@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._sorting import rising_order
 
 
 class Paths(NamedTuple):
@@ -40,9 +41,12 @@ class Paths(NamedTuple):
 def new_paths(row, levels):  # type: ignore[no-untyped-def]
     """Room for a survey and for cycles of up to ``levels`` + 1 GPUs."""
     slots, gpus = row.held.size, row.load.size
+    rising = np.empty(slots)
+    for slot in range(slots):
+        rising[slot] = row.size[row.held[slot]]
     return Paths(
-        np.argsort(row.size[row.held]),
-        np.empty(slots),
+        rising_order(rising),
+        rising,
         np.empty(slots, np.int64),
         np.empty(gpus, np.int64),
         np.empty(gpus, np.int64),

@@ -15,7 +15,7 @@ from moeopt._stop import Flag, in_shares, raised
 from moeopt.balancers.repairing.anneal import anneal
 from moeopt.balancers.repairing.cycles import go_home
 from moeopt.balancers.repairing.greedy import descend
-from moeopt.balancers.repairing.kernels import count_moves, enter, new_row, recount_loads, settle
+from moeopt.balancers.repairing.kernels import copy_into, count_moves, enter, new_row, recount_loads, settle
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 
@@ -129,7 +129,10 @@ def repair_rows(
         # Copies, as every other row is a stride, for which numba would compile once more.
         own, count = held[part].copy(), moves[part].copy()
         data = rows.weight[part].copy(), rows.reference[part].copy(), ceiling[part].copy()
-        _repair(own, *data, np.int64(rows.gpus), np.int64(limit), forwards, *rules, count, stop)
+        if forwards:
+            _repair(own, *data, np.int64(rows.gpus), np.int64(limit), *rules, count, stop)
+        else:
+            _bring_home(own, *data, np.int64(rows.gpus), rows.problem.allow_colocated, count, stop)
         held[part], moves[part] = own, count
 
     in_shares(run, len(held), held.size, rows.deadline)
@@ -172,13 +175,23 @@ def anneal_rows(
 
 
 @kernel
-def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, gaps, moves, stop):  # type: ignore[no-untyped-def]
-    """Repair every row in place, with cycles and without, where both fail with others; or bring home only."""
+def _bring_home(held, weight, reference, ceiling, gpus, colocated, moves, stop):  # type: ignore[no-untyped-def]
+    """Bring copies home in every row that keeps its ceiling."""
+    row = new_row(held.shape[1], gpus, weight.shape[1])
+    for r in range(held.shape[0]):
+        enter(row, held[r], weight[r], reference[r])
+        if recount_loads(row) <= ceiling[r]:
+            go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
+        moves[r] = count_moves(row)
+        copy_into(row.held, held[r])
+
+
+@kernel
+def _repair(held, weight, reference, ceiling, gpus, limit, colocated, gaps, moves, stop):  # type: ignore[no-untyped-def]
+    """Repair every row in place, with cycles and without, where both fail with others."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     best = np.empty(held.shape[1], np.int64)
-    tries = 1
-    if forwards:
-        tries = 4 if limit == NO_LIMIT and held.shape[1] > 2 * gpus else 2
+    tries = 4 if limit == NO_LIMIT and held.shape[1] > 2 * gpus else 2
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
         fewest, least = 0, np.inf
@@ -187,20 +200,20 @@ def _repair(held, weight, reference, ceiling, gpus, limit, forwards, colocated, 
                 break
             if attempt > 0:
                 settle(row, held[r])
-            if forwards:
-                # a result with a few moves more than the fewest may bring some of them home
-                most_moves = limit if attempt == 0 or least > ceiling[r] else min(limit, fewest + fewest // 8)
-                levels = _GREEDY_LEVELS * int(attempt != 1)
-                descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, stop)
+            # a result with a few moves more than the fewest may bring some of them home
+            most_moves = limit if attempt == 0 or least > ceiling[r] else min(limit, fewest + fewest // 8)
+            levels = _GREEDY_LEVELS * int(attempt != 1)
+            descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, stop)
             if recount_loads(row) <= ceiling[r]:
                 go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
             if attempt == 0 or most < least or (most == least and found < fewest):
                 fewest, least = found, most
-                best[:] = row.held
+                copy_into(row.held, best)
             if found == 0 or raised(stop):
                 break
-        held[r], moves[r] = best, fewest
+        moves[r] = fewest
+        copy_into(best, held[r])
 
 
 @kernel
@@ -216,9 +229,9 @@ def _anneal(  # type: ignore[no-untyped-def]
         enter(row, now[r], weight[r], reference[r])
         scale = price * total / now.shape[1], hot * total / gpus, cold * total / gpus
         fewest = anneal(row, reference[r], ceiling[r], colocated, gaps, *scale, steps, state[r], best[r], moves[r])
-        now[r] = row.held
+        copy_into(row.held, now[r])
         if fewest < moves[r]:
             enter(row, best[r], weight[r], reference[r])
             go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
             moves[r] = count_moves(row)
-            best[r] = row.held
+            copy_into(row.held, best[r])

@@ -14,7 +14,7 @@ from moeopt import bounds
 from moeopt._kernel import kernel
 from moeopt._stop import raised, stoppable
 from moeopt.balancers.repairing.best import Best, Floats
-from moeopt.balancers.repairing.kernels import count_moves, enter, exchange, new_row, recount_loads
+from moeopt.balancers.repairing.kernels import copy_into, count_moves, enter, exchange, new_row, recount_loads
 from moeopt.balancers.repairing.rows import anneal_rows, repair_rows, rows_of
 from moeopt.placement import Placement
 
@@ -125,4 +125,4 @@ def _limited(held, weight, gpus, per_node, most, colocated, stop):  # type: igno
             if i_top < 0:
                 break
             exchange(row, i_top, j_top)
-        held[r] = row.held
+        copy_into(row.held, held[r])
