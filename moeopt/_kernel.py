@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from numba import njit, types
+from numba.core import event
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -27,3 +29,27 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     compiled.get_call_template = without_literals
     return compiled
+
+
+class _Compilation(event.Listener):
+    """Tells names of compiled functions of ours, the outermost of each time."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.depth = 0
+
+    def on_start(self, event: Any) -> None:
+        function = event.data["dispatcher"].py_func
+        self.depth += 1
+        if self.depth == 1:
+            self.tell(f"{function.__module__}.{function.__qualname__}")
+
+    def on_end(self, event: Any) -> None:
+        self.depth -= 1
+
+
+@contextmanager
+def told_of_compilation(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call ``tell(name)`` when a function begins to be compiled, which takes seconds where no cache has it."""
+    with event.install_listener("numba:compile", _Compilation(tell)):
+        yield

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from moeopt._kernel import told_of_compilation
 from moeopt.cluster import connected
 from moeopt.compare import Method
 from moeopt.errors import InputError, VerificationError
@@ -33,6 +34,9 @@ from moeopt.report.machine import this_machine, versions
 from moeopt.report.moves import MovesBound, study_moves
 from moeopt.report.settings import label, pose, shapes, title
 from moeopt.report.study import Effort, Solver, Study, study
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXACT_CHOICE = ("solve", "cpsat")
 """The exact method of a run that names no methods: the first of these that there is."""
@@ -186,7 +190,7 @@ def gap_report(
     )
     write(out, contents(studies, pictures, facts, checked.content if checked else None))
     if not quiet:
-        _show(studies, facts)
+        _show_end(facts)
     if checked and checked.rejected:
         raise VerificationError(f"{len(checked.rejected)} rejected; the first is {checked.rejected[0]}")
     return studies
@@ -230,7 +234,7 @@ def _in_force(asked: Arguments, source: Input, older: OlderLoads | None) -> Call
 def _carry_out(
     plan: Sequence[Setting], heuristics: Mapping[str, Method], moves_bound: MovesBound | None, quiet: bool
 ) -> tuple[list[Study], dict[str, bytes]]:
-    """Study everything under a progress bar on stderr; pictures for all but the small instances."""
+    """Study everything under a progress bar on stderr, each table shown at once; pictures of all but small ones."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -246,19 +250,29 @@ def _carry_out(
     studies: list[Study] = []
     drawn: dict[str, bytes] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True), disable=quiet) as bar:
+    shown = Bar(*columns, console=Console(stderr=True), disable=quiet, redirect_stdout=sys.stdout.isatty())
+    with shown as bar:
         task = bar.add_task("gap report", total=sum(steps))
+
+        def compiling(name: str) -> None:
+            bar.update(task, description=f"compiling for this and later runs: {name}")
+
         for setting in plan:
             heading = title(setting.problem)
 
             def progress(method: str, layers: int, heading: str = heading) -> None:
                 bar.update(task, advance=layers, description=f"{heading}: {method}")
 
-            done = study(setting.problem, heuristics, setting.exact, setting.effort, progress)
-            if setting.counts_moves:
-                bar.update(task, description=f"{heading}: moves")
-                done = replace(done, moves=study_moves(done, setting.effort, moves_bound, partial(progress, "moves")))
+            with told_of_compilation(compiling):
+                done = study(setting.problem, heuristics, setting.exact, setting.effort, progress)
+                if setting.counts_moves:
+                    progress("moves", 0)
+                    done = replace(
+                        done, moves=study_moves(done, setting.effort, moves_bound, partial(progress, "moves"))
+                    )
             studies.append(done)
+            if not quiet:
+                _show_study(done)
             if not setting.small:
                 bar.update(task, description=f"{heading}: figures")
                 drawn |= {f"{label(setting.problem)}_{kind}.png": png for kind, png in pictures(done).items()}
@@ -268,26 +282,31 @@ def _carry_out(
     return studies, drawn
 
 
-def _show(studies: Sequence[Study], facts: Facts) -> None:
+def _console() -> Console:
     from rich.console import Console
 
+    return Console(width=min(Console().width, 100) if sys.stdout.isatty() else 100, highlight=False)
+
+
+def _show_study(done: Study) -> None:
     from moeopt.report.document import headline
     from moeopt.report.moves_tables import front_cells, front_headings
     from moeopt.report.tables import HEADINGS, cells, reasons, summarise, terminal
 
-    console = Console(width=min(Console().width, 100) if sys.stdout.isatty() else 100, highlight=False)
-    for done in studies:
-        rows = summarise(done)
-        console.print(terminal(title(done.problem), HEADINGS, [cells(row) for row in rows]))
-        for text in [*headline(done), *reasons(rows)]:
-            console.print(text, markup=False)
-        console.print()
-        if done.moves is not None:
-            console.print(
-                terminal(
-                    "Moves per layer, by distance from the best", front_headings(done.moves), front_cells(done.moves)
-                )
-            )
+    console = _console()
+    rows = summarise(done)
+    console.print(terminal(title(done.problem), HEADINGS, [cells(row) for row in rows]))
+    for text in [*headline(done), *reasons(rows)]:
+        console.print(text, markup=False)
+    console.print()
+    if done.moves is not None:
+        console.print(
+            terminal("Moves per layer, by distance from the best", front_headings(done.moves), front_cells(done.moves))
+        )
+
+
+def _show_end(facts: Facts) -> None:
+    console = _console()
     for reason in facts.impossible:
         console.print(f"left out: {reason}", markup=False)
     if facts.cluster is not None:

@@ -111,10 +111,12 @@ def study(
     above = None if relaxed is None else relaxed.known.bound
     runs = {}
     for name, method in heuristics.items():
+        progress(name, 0)
         runs[name] = run(problem, method, effort.repeats)
         progress(name, problem.num_layers)
     hint = everything_known(problem, runs, effort.tolerance, above) if effort.hint else None
     for name, solver in exact.items():
+        progress(name, 0)
         runs[name] = _solved(problem, solver, hint, effort, partial(progress, name))
     known = everything_known(problem, runs, effort.tolerance, above)
     table = tabulate(runs, known)
