@@ -106,5 +106,5 @@ def check(
         refuse_unloadable(placement, engine, problem.load.layer_ids)
     bound = bounds.lower_bound(problem)
     if solver is not None:
-        bound = bound.join(solver(problem, hint=Solution(problem, placement, bound)).bound)
+        bound = bound.join(solver(problem, start=Solution(problem, placement, bound)).bound)
     return Checkup(problem, placement, bound)

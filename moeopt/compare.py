@@ -17,7 +17,7 @@ from moeopt.errors import ContradictionError, InputError, NoPlacementError, Unsu
 from moeopt.methods import refusal
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from moeopt.solution import DEFAULT_TOLERANCE, Solution, Stop
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def compare(
     *,
     repeats: int = 1,
     warmup: int = 1,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     bound: Bound | None = None,
 ) -> pd.DataFrame:
     """Run every method on the problem and hold all of them against the same lower bound.
@@ -69,7 +69,7 @@ def compare(
     repeats, warmup
         Timed calls of a heuristic, and calls before them that do not count (compilation). An
         exact method, known by returning a Solution, is called once.
-    gap
+    tolerance
         Relative distance from the bound within which a placement is OPTIMAL.
     bound
         A bound on this problem that is proven elsewhere, joined with those found here.
@@ -106,7 +106,7 @@ def compare(
     integer("repeats", repeats, 1)
     integer("warmup", warmup, 0)
     runs = {name: run(problem, method, repeats, warmup) for name, method in methods.items()}
-    return tabulate(runs, everything_known(problem, runs, fraction("gap", gap), bound))
+    return tabulate(runs, everything_known(problem, runs, fraction("tolerance", tolerance), bound))
 
 
 def run(problem: PlacementProblem, method: Method, repeats: int = 1, warmup: int = 1) -> Run:
@@ -142,7 +142,7 @@ def run(problem: PlacementProblem, method: Method, repeats: int = 1, warmup: int
 
 
 def everything_known(
-    problem: PlacementProblem, runs: Mapping[str, Run], gap: float = DEFAULT_GAP, bound: Bound | None = None
+    problem: PlacementProblem, runs: Mapping[str, Run], tolerance: float = DEFAULT_TOLERANCE, bound: Bound | None = None
 ) -> Solution:
     """Join what all runs found with the combinatorial bounds and ``bound``.
 
@@ -151,7 +151,7 @@ def everything_known(
     ContradictionError
         Names the method whose answer contradicts what is known from the others.
     """
-    known = Solution(problem, bound=bounds.lower_bound(problem), tolerance=gap)
+    known = Solution(problem, bound=bounds.lower_bound(problem), tolerance=tolerance)
     if bound is not None:
         known = known.join(Solution(problem, bound=bound))
     for name, done in runs.items():

@@ -19,7 +19,7 @@ from moeopt.errors import InputError
 from moeopt.instances import INSTANCES, instance
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP
+from moeopt.solution import DEFAULT_TOLERANCE
 from moeopt.verify.check import LayerVerdict, check_layer
 from moeopt.verify.document import Entry, Unreadable, read_document
 from moeopt.verify.layer import Claim, ExactLayer
@@ -178,7 +178,7 @@ def table(folder: File = RECORDS, new: Mapping[str, Record] = MappingProxyType({
 def _row(name: str, record: Record, folder: str) -> tuple[str, ...]:
     problem, reached, bound = record.problem, record.objective, record.bound
     gap = None if reached is None or not bound else reached / bound - 1
-    closed = reached is not None and bound is not None and reached <= bound * (1 + Fraction(DEFAULT_GAP))
+    closed = reached is not None and bound is not None and reached <= bound * (1 + Fraction(DEFAULT_TOLERANCE))
     known = reached is not None or bound is not None
     return (
         f"[`{name}`]({folder}/{name}.json)" if known else f"`{name}`",

@@ -19,7 +19,7 @@ from moeopt.errors import ContradictionError, InputError
 from moeopt.placement import Placement, as_placement
 from moeopt.problem import PlacementProblem
 
-DEFAULT_GAP = 1e-4
+DEFAULT_TOLERANCE = 1e-4
 """Relative tolerance under which a placement counts as optimal; the MIP solvers' own default."""
 
 FLOAT_RESOLUTION = 1e-6
@@ -96,7 +96,7 @@ class Solution(ArrayFields):
     stop: tuple[Stop, ...] = (Stop.DONE,)
     note: tuple[str, ...] = ("",)
     runtime: NDArray[np.float64] = 0.0  # type: ignore[assignment]
-    tolerance: float = DEFAULT_GAP
+    tolerance: float = DEFAULT_TOLERANCE
 
     if TYPE_CHECKING:  # what may be passed is wider than what is stored
 
@@ -108,7 +108,7 @@ class Solution(ArrayFields):
             stop: Stop | Sequence[Stop] = Stop.DONE,
             note: str | Sequence[str] = "",
             runtime: Any = 0.0,
-            tolerance: float = DEFAULT_GAP,
+            tolerance: float = DEFAULT_TOLERANCE,
         ) -> None: ...
 
     def __post_init__(self) -> None:

@@ -30,11 +30,11 @@ def solved(record: Record, seconds: float) -> Solution | StepsSolution:
     problem, placement = record.problem, record.placement
     if problem.steps is not None:
         placement = scenario_search(problem, start=placement, budget=seconds)
-        found = solve_steps(problem, time_limit=seconds, hint=placement)
+        found = solve_steps(problem, time_limit=seconds, start=placement)
         return replace(found, bound=record.float_bound.join(steps_bound(problem)))
     known = Solution(problem, placement, lower_bound(problem).join(record.float_bound))
     for gap in GAPS:
-        run = solve(problem, time_limit=seconds, gap=gap, hint=known)
+        run = solve(problem, time_limit=seconds, tolerance=gap, start=known)
         before, known = known.lower_bound[0], known.join(Solution(problem, run.placement))
         if run.lower_bound[0] > before and verify_bound(problem, run.bound).proven:
             return known.join(Solution(problem, bound=run.bound))

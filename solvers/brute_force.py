@@ -9,9 +9,9 @@ from fractions import Fraction
 from moeopt.bounds import Bound
 from moeopt.methods import refuses
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from moeopt.solution import DEFAULT_TOLERANCE, Solution, Stop
 from moeopt.verify.split import split_makespan
-from solvers.drive import Hint, Limits, Progress, work
+from solvers.drive import Limits, Progress, Start, work
 
 MAX_EXPERTS = 12
 MAX_SLOTS = 24
@@ -28,22 +28,22 @@ def solve_brute_force(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Find the optimum of every layer by enumeration, without any bound, heuristic or hint.
+    """Find the optimum of every layer by enumeration, without any bound, heuristic or start.
 
     Parameters
     ----------
     problem
         ``[layers, experts]`` loads of at most ``MAX_EXPERTS`` experts on ``MAX_SLOTS`` slots; every variant.
-    time_limit, gap, workers, hint, seed, jobs, budget, progress
-        As in :func:`solvers.cpsat.solve_cpsat`, but ``workers``, ``hint`` and ``seed`` change nothing, since one
+    time_limit, tolerance, workers, start, seed, jobs, budget, progress
+        As in :func:`solvers.cpsat.solve_cpsat`, but ``workers``, ``start`` and ``seed`` change nothing, since one
         exhaustive search in a fixed order needs none.
 
     Raises
@@ -64,8 +64,8 @@ def solve_brute_force(
     >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
     ('OPTIMAL', [11.0], [11.0])
     """
-    limits = Limits(time_limit, gap, workers, seed)
-    nothing = Solution(problem, tolerance=limits.gap)
+    limits = Limits(time_limit, tolerance, workers, seed)
+    nothing = Solution(problem, tolerance=limits.tolerance)
     return work(nothing, _solve_layer, limits, jobs=jobs, budget=budget, progress=progress)
 
 

@@ -22,7 +22,7 @@ def solver_within(limits: Limits) -> cp_model.CpSolver:
     parameters = solver.parameters
     parameters.num_workers = limits.workers
     parameters.random_seed = limits.seed
-    parameters.relative_gap_limit = limits.gap / (1 + limits.gap)
+    parameters.relative_gap_limit = limits.tolerance / (1 + limits.tolerance)
     parameters.catch_sigint_signal = False
     if math.isfinite(limits.left):
         parameters.max_time_in_seconds = limits.left

@@ -17,10 +17,10 @@ from moeopt.bounds import Bound
 from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from moeopt.solution import DEFAULT_TOLERANCE, Solution, Stop
 from moeopt.splitting import least_makespans, whole_flows
 from solvers.cp_solver import Closed, solved, solver_within
-from solvers.drive import Hint, Limits, Progress, drive
+from solvers.drive import Limits, Progress, Start, drive
 from solvers.formulation import LayerModel, build, layer_model, slots_from_copies, start_values
 
 _RESOLUTION = 2**45
@@ -36,9 +36,9 @@ def solve_cpsat(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
@@ -53,12 +53,12 @@ def solve_cpsat(
         ``[layers, experts]`` loads and the rules; every variant.
     time_limit
         Seconds per layer, building the model included; None = until optimal.
-    gap
+    tolerance
         Relative gap at which a layer counts as optimal.
     workers
         CP-SAT threads per layer. One worker with a fixed ``seed`` is reproducible unless a time
         limit strikes.
-    hint
+    start
         A placement to start from (Placement or ``[layers, slots]``), or a Solution, whose bounds are
         used too; by default the swap descent's placement. The answer is never worse.
     seed
@@ -82,9 +82,9 @@ def solve_cpsat(
     Raises
     ------
     InputError
-        If an argument breaks its rule; PlacementError if the hint is not feasible.
+        If an argument breaks its rule; PlacementError if the start is not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
 
     Notes
     -----
@@ -106,9 +106,9 @@ def solve_cpsat(
     """
     if log is not None and not callable(log):
         raise InputError(f"log must be callable, got {shown(log)}")
-    limits = Limits(time_limit, gap, workers, seed)
+    limits = Limits(time_limit, tolerance, workers, seed)
     method = solve_layer if log is None else partial(solve_layer, log=log)
-    return drive(problem, method, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, method, limits, start=start, jobs=jobs, budget=budget, progress=progress)
 
 
 def solve_layer(
@@ -122,7 +122,7 @@ def solve_layer(
     if not model.build(limits):
         return Solution(problem, stop=Stop.TIME_LIMIT)
     if problem.splits:
-        limits = replace(limits, gap=max(limits.gap, _FLOW_GAP))
+        limits = replace(limits, tolerance=max(limits.tolerance, _FLOW_GAP))
     solver = solver_within(limits)
     if problem.splits:  # without the linear relaxation the bound creeps up by single units of flow
         solver.parameters.linearization_level = 2

@@ -16,7 +16,7 @@ from moeopt._arguments import seed as checked_seed
 from moeopt.balancers import local_search, relabel, repaired
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution, Stop, stack
+from moeopt.solution import DEFAULT_TOLERANCE, Solution, Stop, stack
 
 MOST_WORKERS = 256
 """Threads that CP-SAT may be asked for; each has a copy of the model."""
@@ -26,7 +26,7 @@ MOST_JOBS = 4096
 Progress = Callable[[int], None]
 """Called with the number of layers that have just been finished."""
 
-Hint = Placement | Solution | Any
+Start = Placement | Solution | Any
 """A placement to start from (or ``[layers, slots]``), or a Solution, whose bounds are believed too."""
 
 
@@ -38,7 +38,7 @@ class Limits:
     ----------
     time_limit
         Seconds; None = until the layer is closed.
-    gap
+    tolerance
         Relative gap at which a layer counts as optimal.
     workers
         Threads within the layer.
@@ -49,14 +49,14 @@ class Limits:
     """
 
     time_limit: float | None = None
-    gap: float = DEFAULT_GAP
+    tolerance: float = DEFAULT_TOLERANCE
     workers: int = 1
     seed: int = 0
     deadline: float = math.inf
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "time_limit", seconds("time_limit", self.time_limit))
-        object.__setattr__(self, "gap", fraction("gap", self.gap))
+        object.__setattr__(self, "tolerance", fraction("tolerance", self.tolerance))
         object.__setattr__(self, "workers", integer("workers", self.workers, 1, MOST_WORKERS))
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
@@ -94,15 +94,15 @@ def drive(
     method: LayerMethod,
     limits: Limits,
     *,
-    hint: Hint | None = None,
+    start: Start | None = None,
     jobs: int | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
     """Work on every layer on its own, and join what is found with what is known.
 
-    The cheap bounds and the hint are known to ``method`` from the start, and so is the swap descent's
-    placement where the hint has none; layers that these close are not worked on.
+    The cheap bounds and the start are known to ``method`` from the beginning, and so is the swap descent's
+    placement where the start has none; layers that these close are not worked on.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def drive(
         What to do with one layer; must be picklable where ``jobs`` are processes.
     limits
         For each layer.
-    hint
+    start
         A placement to start from, which the answer is never worse than, or a Solution.
     jobs
         Layers at a time, through joblib: ``joblib.parallel_config`` chooses processes, threads or a
@@ -123,29 +123,29 @@ def drive(
     Raises
     ------
     InputError
-        If an argument breaks its rule; PlacementError if the hint is not feasible.
+        If an argument breaks its rule; PlacementError if the start is not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
     """
-    known = known_before(problem, hint, limits.gap)
+    known = known_before(problem, start, limits.tolerance)
     return work(known, method, limits, first=descended, jobs=jobs, budget=budget, progress=progress)
 
 
-def known_before(problem: PlacementProblem, hint: Hint | None, gap: float) -> Solution:
-    """Return the cheap bounds, joined with what a hint says."""
-    known = Solution(problem, bound=bounds.lower_bound(problem), tolerance=gap)
-    return known if hint is None else known.join(as_solution(problem, hint))
+def known_before(problem: PlacementProblem, start: Start | None, tolerance: float) -> Solution:
+    """Return the cheap bounds, joined with what a start says."""
+    known = Solution(problem, bound=bounds.lower_bound(problem), tolerance=tolerance)
+    return known if start is None else known.join(as_solution(problem, start))
 
 
-def as_solution(problem: PlacementProblem, hint: Hint) -> Solution:
-    """Return a hint as what it says about ``problem``; PlacementError if its placement is not feasible.
+def as_solution(problem: PlacementProblem, start: Start) -> Solution:
+    """Return a start as what it says about ``problem``; PlacementError if its placement is not feasible.
 
     The bound of an even split says nothing about the optimal one.
     """
-    if not isinstance(hint, Solution):
-        return Solution(problem, hint)
-    believed = hint.problem.splits or not problem.splits
-    return Solution(problem, hint.placement, hint.bound if believed else None)
+    if not isinstance(start, Solution):
+        return Solution(problem, start)
+    believed = start.problem.splits or not problem.splits
+    return Solution(problem, start.placement, start.bound if believed else None)
 
 
 def work(

@@ -14,10 +14,10 @@ from moeopt.bounds import Bound
 from moeopt.errors import InputError, PlacementError
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution, Stop
+from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution, Stop
 from moeopt.splitting import whole_flows, whole_loads
 from solvers.cbc import StoppableCBC
-from solvers.drive import Hint, Limits, Progress, drive
+from solvers.drive import Limits, Progress, Start, drive
 from solvers.formulation import LayerModel, build, layer_model, slots_from_copies, start_values
 from solvers.highs import load_highs, run
 
@@ -33,9 +33,9 @@ def solve_milp(
     *,
     backend: str = "highs",
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
@@ -50,16 +50,16 @@ def solve_milp(
     backend
         ``"highs"`` or ``"cbc"``, both through PuLP. CBC reports no bound of its own: one follows
         only from its claim of optimality.
-    time_limit, gap, workers, hint, seed, jobs, budget, progress
+    time_limit, tolerance, workers, start, seed, jobs, budget, progress
         As in :func:`solvers.cpsat.solve_cpsat`.
 
     Raises
     ------
     InputError
-        If an argument breaks its rule or the backend is unknown; PlacementError if the hint is
+        If an argument breaks its rule or the backend is unknown; PlacementError if the start is
         not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
 
     References
     ----------
@@ -77,9 +77,9 @@ def solve_milp(
     """
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    limits = Limits(time_limit, gap, workers, seed)
+    limits = Limits(time_limit, tolerance, workers, seed)
     method = functools.partial(solve_layer, backend)
-    return drive(problem, method, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+    return drive(problem, method, limits, start=start, jobs=jobs, budget=budget, progress=progress)
 
 
 def solve_layer(backend: str, problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
@@ -354,7 +354,7 @@ def run_highs(model: MilpModel, limits: Limits) -> Answer:
     highspy.Highs.resetGlobalScheduler(True)  # else the first run's thread count holds for all
     solver = _WarmHiGHS(
         msg=False,
-        gapRel=limits.gap / (1 + limits.gap),
+        gapRel=limits.tolerance / (1 + limits.tolerance),
         gapAbs=0.0 if model.problem.objective == "makespan" else 0.99,
         threads=limits.workers,
         timeLimit=limits.left if math.isfinite(limits.left) else None,
@@ -376,7 +376,7 @@ def run_highs(model: MilpModel, limits: Limits) -> Answer:
 def run_cbc(model: MilpModel, limits: Limits) -> Answer:
     """Solve with CBC, a process of its own."""
     # so much finer that the bound which follows is still within the gap, once the margin is off it
-    finer = max(max(limits.gap, FLOAT_RESOLUTION) - 3 * _MARGIN, 0.0)
+    finer = max(max(limits.tolerance, FLOAT_RESOLUTION) - 3 * _MARGIN, 0.0)
     solver = StoppableCBC(
         timeMode="elapsed",
         path=pulp.PULP_CBC_CMD.pulp_cbc_path,

@@ -11,9 +11,9 @@ from moeopt.balancers import quick_search, search
 from moeopt.bounds import Bound
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution, Stop
+from moeopt.solution import DEFAULT_TOLERANCE, Solution, Stop
 from solvers import configuration, cpsat, milp, moves_cover, pairing, window_cover
-from solvers.drive import Hint, LayerMethod, Limits, Progress, descended, interchangeable, known_before, work
+from solvers.drive import LayerMethod, Limits, Progress, Start, descended, interchangeable, known_before, work
 from solvers.moves_bound import moves_bound, too_many_slots
 
 _SEARCH_SHARE = 0.3
@@ -45,15 +45,15 @@ def solve(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Prove every layer optimal within ``gap``, by the cheapest means that do.
+    """Prove every layer optimal within ``tolerance``, by the cheapest means that do.
 
     First the cheap bounds and the near-optimal search on all layers at once, or the swap descent where
     few slots per GPU let covers come before the search; then, layer by layer and only where the gap is
@@ -64,7 +64,7 @@ def solve(
     ----------
     problem
         ``[layers, experts]`` loads and the rules; every variant.
-    time_limit, gap, workers, hint, seed, jobs, budget, progress
+    time_limit, tolerance, workers, start, seed, jobs, budget, progress
         As in :func:`solvers.cpsat.solve_cpsat`. Without a time limit a hard layer may never end; the answer
         then depends on the arguments only.
 
@@ -77,9 +77,9 @@ def solve(
     Raises
     ------
     InputError
-        If an argument breaks its rule; PlacementError if the hint is not feasible.
+        If an argument breaks its rule; PlacementError if the start is not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
 
     Examples
     --------
@@ -89,9 +89,9 @@ def solve(
     >>> found.is_optimal, found.makespan.tolist(), found.bound_source
     (True, [11.0, 32.0], ('mean_load', 'hottest_with_companions'))
     """
-    limits = Limits(time_limit, gap, workers, seed)
+    limits = Limits(time_limit, tolerance, workers, seed)
     started = time.perf_counter()
-    known = known_before(problem, hint, limits.gap)
+    known = known_before(problem, start, limits.tolerance)
     if not refusal(few_slots, problem):
         return work(known, climb, limits, first=descended, jobs=jobs, budget=budget, progress=progress)
     known = known.join(_searched(problem, limits))
@@ -161,7 +161,7 @@ def longer_search(problem: PlacementProblem, known: Solution, limits: Limits) ->
     """More of the search from the best placement, aimed at the best bound."""
     if known.placement is None:
         return Solution(problem)
-    target = known.lower_bound * (1 + 0.9 * limits.gap)
+    target = known.lower_bound * (1 + 0.9 * limits.tolerance)
     end = time.perf_counter() + _SEARCH_SHARE * limits.left
     found = quick_search(
         problem, start=known.placement, target=target, seed=limits.seed, rounds=_SEARCH_ROUNDS, deadline=end

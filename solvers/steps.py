@@ -24,7 +24,7 @@ from moeopt.errors import InputError
 from moeopt.methods import even_split, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, SolveStatus, Stop, decide
+from moeopt.solution import DEFAULT_TOLERANCE, SolveStatus, Stop, decide
 from solvers.cp_solver import solved, solver_within
 from solvers.cpsat import CpModel
 from solvers.drive import MOST_JOBS, Limits, interchangeable
@@ -64,7 +64,7 @@ class StepsSolution:
     stop: tuple[Stop, ...]
     note: tuple[str, ...]
     runtime: NDArray[np.float64]
-    tolerance: float = DEFAULT_GAP
+    tolerance: float = DEFAULT_TOLERANCE
 
     @cached_property
     def step_cost(self) -> NDArray[np.float64]:
@@ -110,9 +110,9 @@ def solve_steps(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Placement | Any = None,
+    start: Placement | Any = None,
     seed: int = 0,
     jobs: int | None = None,
 ) -> StepsSolution:
@@ -127,11 +127,11 @@ def solve_steps(
         A problem that knows its steps.
     time_limit
         Seconds per layer, bounds and building the model included; None = until optimal.
-    gap
+    tolerance
         Relative gap at which a layer counts as optimal.
     workers
         CP-SAT threads per layer. One worker with a fixed ``seed`` is reproducible unless a time limit strikes.
-    hint
+    start
         A placement (or ``[layers, slots]``) that the answer is never worse than; ``scenario_search`` starts from it.
     seed
         Of every random choice, 0 to 2**31 - 1.
@@ -149,7 +149,7 @@ def solve_steps(
     UnsupportedError
         If the problem minimises moves, or splits tokens optimally.
     InputError
-        If the problem does not know its steps, or an argument breaks its rule; PlacementError for a bad hint.
+        If the problem does not know its steps, or an argument breaks its rule; PlacementError for a bad start.
     NoPlacementError
         If no placement within ``max_moves`` is found.
 
@@ -166,11 +166,11 @@ def solve_steps(
 
     if problem.steps is None:
         raise InputError("solve_steps needs a problem that knows its steps: make it from a Trace")
-    limits = Limits(time_limit, gap, workers, seed)
+    limits = Limits(time_limit, tolerance, workers, seed)
     jobs = None if jobs is None else integer("jobs", jobs, 1, MOST_JOBS)
-    start = None if hint is None else as_start(problem, hint)
+    first = None if start is None else as_start(problem, start)
     tasks = (
-        delayed(_solve_layer)(problem[layer], None if start is None else start[layer], limits)
+        delayed(_solve_layer)(problem[layer], None if first is None else first[layer], limits)
         for layer in range(problem.num_layers)
     )
     parts: list[StepsSolution] = Parallel(n_jobs=jobs)(tasks)
@@ -181,7 +181,7 @@ def solve_steps(
         tuple(part.stop[0] for part in parts),
         tuple(part.note[0] for part in parts),
         np.concatenate([part.runtime for part in parts]),
-        gap,
+        tolerance,
     )
 
 
@@ -189,7 +189,7 @@ def _solve_layer(problem: PlacementProblem, start: Placement | None, limits: Lim
     begun = time.perf_counter()
     limits = limits.started()
     known = scenario_search(problem, start=start, seed=limits.seed)
-    found = StepsSolution(problem, known, steps_bound(problem), (Stop.DONE,), ("",), np.zeros(1), limits.gap)
+    found = StepsSolution(problem, known, steps_bound(problem), (Stop.DONE,), ("",), np.zeros(1), limits.tolerance)
     if found.status[0] is not SolveStatus.OPTIMAL:
         found = _searched(found, limits)
     return replace(found, runtime=np.array([time.perf_counter() - begun]))

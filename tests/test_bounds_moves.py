@@ -98,9 +98,9 @@ def test_the_list_of_all_placements_has_the_optimum_of_brute_force(kind):
         problem = random_problem(rng, shapes[:4], **rules)
         found = outcomes(problem)
         least = min(makespan for makespan, _ in found)
-        assert solve_brute_force(replace(problem), gap=0).makespan[0] == pytest.approx(float(least), abs=1e-12)
+        assert solve_brute_force(replace(problem), tolerance=0).makespan[0] == pytest.approx(float(least), abs=1e-12)
         ceiling = float(least) * (1 + 1e-8)
-        solved = solve_brute_force(replace(problem, max_makespan=ceiling), gap=0)
+        solved = solve_brute_force(replace(problem, max_makespan=ceiling), tolerance=0)
         assert solved.moves[0] == fewest(found, ceiling)
 
 

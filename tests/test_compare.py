@@ -199,7 +199,7 @@ def test_where_moves_are_minimised_bound_and_gap_are_of_moves():
 
 
 def test_a_tolerance_turns_feasible_into_optimal(problem):
-    assert compare(problem, {"contiguous": contiguous}, gap=0.5).status.tolist() == ["OPTIMAL", "OPTIMAL"]
+    assert compare(problem, {"contiguous": contiguous}, tolerance=0.5).status.tolist() == ["OPTIMAL", "OPTIMAL"]
 
 
 def test_no_methods_is_an_empty_table(problem):

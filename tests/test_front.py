@@ -60,7 +60,7 @@ def test_small_fronts_are_near_the_optimum_and_never_better(seed):
     front = moves_front(free, (0.0, 0.05, 0.2))
     for point, above in enumerate(front.ceilings):
         capped = PlacementProblem(load, 2, 8, reference=free.reference, max_makespan=front.best * (1 + above))
-        fewest = solve_brute_force(capped, gap=0).moves[0]
+        fewest = solve_brute_force(capped, tolerance=0).moves[0]
         assert fewest <= front.moves[0, point] <= fewest + 2
 
 

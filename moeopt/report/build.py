@@ -93,7 +93,7 @@ def gap_report(
     Parameters
     ----------
     balancers, solvers
-        Heuristics and exact methods by name; the latter take limits and a hint as keywords.
+        Heuristics and exact methods by name; the latter take limits and a start as keywords.
     trace
         Files or folders with recorded loads; a generated DeepSeek-V3-like trace if empty.
     gpus, slots
@@ -166,7 +166,7 @@ def gap_report(
             jobs=workers.threads if workers else jobs,
             seed=seed,
         )
-        independent = replace(usual, time_limit=SMALL_TIME_LIMIT, budget=None, hint=False)
+        independent = replace(usual, time_limit=SMALL_TIME_LIMIT, budget=None, warm=False)
         plan = [Setting(problem, exact, usual) for problem in problems]
         plan += [Setting(problem, solvers if methods is None else exact, independent, small=True) for problem in small]
         studies, pictures = _carry_out(plan, heuristics, moves_bound, quiet)

@@ -115,7 +115,7 @@ def _check(study: Study) -> Checked:
 def _check_rows(problem: PlacementProblem, found: Solution, rows: pd.DataFrame) -> tuple[LayerVerdict, ...]:
     """Check what a method found, its bound left aside, and that its rows of the table say the same."""
     claimed = replace(found, problem=problem, bound=Bound(found.bound.value, found.bound.source))
-    verified = verify(problem, claimed, gap=claimed.tolerance).layers
+    verified = verify(problem, claimed, tolerance=claimed.tolerance).layers
     verdicts = []
     for i, (verdict, row) in enumerate(zip(verified, rows.itertuples(), strict=True)):
         faults = _faults(row, claimed, i, verdict.makespan) if verdict.ok else []

@@ -102,7 +102,7 @@ def headline(study: Study) -> list[str]:
 
 def meaning(facts: Facts) -> list[tuple[str, str]]:
     """Return what every column of the tables means."""
-    exact = (f", on {facts.cluster}" if facts.cluster else "") + (HINT if facts.effort.hint else "")
+    exact = (f", on {facts.cluster}" if facts.cluster else "") + (HINT if facts.effort.warm else "")
     tolerance = 100 * facts.effort.tolerance
     return [(name, text.format(tolerance=tolerance, exact=exact)) for name, text in READINGS]
 

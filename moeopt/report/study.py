@@ -11,7 +11,7 @@ import numpy as np
 
 from moeopt.compare import Method, Run, everything_known, run, tabulate
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, Solution
+from moeopt.solution import DEFAULT_TOLERANCE, Solution
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moeopt.report.moves import MovesStudy
 
 Solver = Callable[..., Solution]
-"""``solver(problem, *, time_limit, gap, hint, seed, jobs, budget, progress) -> Solution``."""
+"""``solver(problem, *, time_limit, tolerance, start, seed, jobs, budget, progress) -> Solution``."""
 
 Progress = Callable[[str, int], None]
 """Called with a method's name and the layers it has just finished."""
@@ -43,17 +43,17 @@ class Effort:
         Layers that an exact method works on at a time; None = as joblib is configured.
     seed
         Of the exact methods' random choices.
-    hint
+    warm
         Whether exact methods start from what the heuristics and bounds say about the layer.
     """
 
     repeats: int = 5
-    tolerance: float = DEFAULT_GAP
+    tolerance: float = DEFAULT_TOLERANCE
     time_limit: float | None = None
     budget: float | None = None
     jobs: int | None = None
     seed: int = 0
-    hint: bool = True
+    warm: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +114,10 @@ def study(
         progress(name, 0)
         runs[name] = run(problem, method, effort.repeats)
         progress(name, problem.num_layers)
-    hint = everything_known(problem, runs, effort.tolerance, above) if effort.hint else None
+    start = everything_known(problem, runs, effort.tolerance, above) if effort.warm else None
     for name, solver in exact.items():
         progress(name, 0)
-        runs[name] = _solved(problem, solver, hint, effort, partial(progress, name))
+        runs[name] = _solved(problem, solver, start, effort, partial(progress, name))
     known = everything_known(problem, runs, effort.tolerance, above)
     table = tabulate(runs, known)
     global_bound = np.nan if above is None else np.tile(above.value, len(runs))
@@ -126,7 +126,7 @@ def study(
 
 
 def _solved(
-    problem: PlacementProblem, solver: Solver, hint: Solution | None, effort: Effort, progress: Callable[[int], None]
+    problem: PlacementProblem, solver: Solver, start: Solution | None, effort: Effort, progress: Callable[[int], None]
 ) -> Run:
     """Call an exact method once for all layers, after the first ``jobs`` of them as a warm-up that does not count."""
     told = 0
@@ -137,11 +137,11 @@ def _solved(
         progress(layers)
 
     method = partial(
-        solver, time_limit=effort.time_limit, gap=effort.tolerance, seed=effort.seed, jobs=effort.jobs
+        solver, time_limit=effort.time_limit, tolerance=effort.tolerance, seed=effort.seed, jobs=effort.jobs
     )  # fmt: skip
     first = slice(0, effort.jobs or 1)
     if problem.num_layers > 1:  # so that neither compilation nor the start of worker processes counts
-        run(problem[first], partial(method, hint=None if hint is None else hint[first]))
-    found = run(problem, partial(method, hint=hint, budget=effort.budget, progress=tell))
+        run(problem[first], partial(method, start=None if start is None else start[first]))
+    found = run(problem, partial(method, start=start, budget=effort.budget, progress=tell))
     progress(problem.num_layers - told)
     return found

@@ -74,8 +74,8 @@ class LayerVerdict:
         return self.placement_ok is not False and self.bound != REJECTED and self.status_ok
 
 
-def check_layer(layer: ExactLayer, claim: Claim, number: int, gap: float) -> LayerVerdict:
-    """Check all that is claimed about a layer; ``number`` is its id, ``gap`` what the status OPTIMAL means."""
+def check_layer(layer: ExactLayer, claim: Claim, number: int, tolerance: float) -> LayerVerdict:
+    """Check all that is claimed about a layer; ``number`` is its id, ``tolerance`` what the status OPTIMAL means."""
     reasons: list[str] = []
     makespan: Fraction | None = None
     objective: Fraction | None = None
@@ -98,7 +98,7 @@ def check_layer(layer: ExactLayer, claim: Claim, number: int, gap: float) -> Lay
         bound = REJECTED
         reasons.append(f"REJECTED: bound {short(claim.bound or 0)}: {reason}")
     try:
-        _status(claim, objective, gap)
+        _status(claim, objective, tolerance)
     except Rejected as reason:
         status_ok = False
         reasons.append(f"REJECTED: {reason}")
@@ -213,17 +213,17 @@ SEARCHES = ("pairing_cpsat",)
 """Methods whose certificates say what was searched, but cannot prove that the search found nothing."""
 
 
-def _status(claim: Claim, objective: Fraction | None, gap: float) -> None:
-    """OPTIMAL and FEASIBLE need a placement, OPTIMAL one within the gap; INFEASIBLE must have none."""
+def _status(claim: Claim, objective: Fraction | None, tolerance: float) -> None:
+    """OPTIMAL and FEASIBLE need a placement, OPTIMAL one within the tolerance; INFEASIBLE must have none."""
     status, empty = claim.status, claim.slots is None
     if status in ("OPTIMAL", "FEASIBLE") and empty:
         raise Rejected(f"status {status} without a placement")
     if status == "INFEASIBLE" and not empty:
         raise Rejected("status INFEASIBLE with a placement")
     if status == "OPTIMAL" and objective is not None:
-        tolerance = max(Fraction(gap), FINEST_GAP) + FLOAT_FIELDS
+        margin = max(Fraction(tolerance), FINEST_GAP) + FLOAT_FIELDS
         if claim.bound is None:
             raise Rejected("status OPTIMAL without a bound")
-        if objective > exact(claim.bound, "the bound") * (1 + tolerance):
+        if objective > exact(claim.bound, "the bound") * (1 + margin):
             bound = short(claim.bound)
-            raise Rejected(f"status OPTIMAL, but {short(objective)} is not within {gap:g} of the bound {bound}")
+            raise Rejected(f"status OPTIMAL, but {short(objective)} is not within {tolerance:g} of the bound {bound}")

@@ -37,7 +37,7 @@ class Verification:
         return "\n".join(f"layer {v.layer}: bound {v.bound}{v.reason and '; ' + v.reason}" for v in self.layers)
 
 
-def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) -> Verification:
+def verify(problem: PlacementProblem, solution: Solution, *, tolerance: float = 1e-4) -> Verification:
     """Check every claim of a solution again, in Python integers and fractions.
 
     Parameters
@@ -46,7 +46,7 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
         ``[layers, experts]`` loads and the rules.
     solution
         Of as many layers. Only its plain numbers are read.
-    gap
+    tolerance
         Relative distance to the bound that the status OPTIMAL claims.
 
     Returns
@@ -80,7 +80,7 @@ def verify(problem: PlacementProblem, solution: Solution, *, gap: float = 1e-4) 
         return Verification(tuple(verdicts))
     return Verification(
         tuple(
-            check_layer(exact_layer(problem, i), claim_of(solution, i), layer, gap)
+            check_layer(exact_layer(problem, i), claim_of(solution, i), layer, tolerance)
             for i, layer in enumerate(problem.load.layer_ids)
         )
     )

@@ -17,11 +17,11 @@ from moeopt.errors import InputError, UnsupportedError
 from moeopt.methods import even_split, made_for, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.replication import divisor_counts
-from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
+from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
 from solvers.configuration.dual import ConfigurationBound, Dual
 from solvers.configuration.master import fill_contents
 from solvers.configuration.tree import Tree
-from solvers.drive import Hint, Limits, Progress, drive
+from solvers.drive import Limits, Progress, Start, drive
 
 Floats = NDArray[np.float64]
 
@@ -128,9 +128,9 @@ def solve_configuration(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
@@ -142,16 +142,16 @@ def solve_configuration(
     ----------
     problem
         ``[layers, experts]`` loads on GPUs of three slots; no hierarchy, no move limit.
-    time_limit, gap, workers, hint, seed, jobs, budget, progress
+    time_limit, tolerance, workers, start, seed, jobs, budget, progress
         As in :func:`solvers.cpsat.solve_cpsat`. Without a time limit a layer ends when it is closed or a hundred
         walks have failed; ``workers`` change nothing, since this method has a single thread.
 
     Raises
     ------
     InputError
-        If an argument breaks its rule; PlacementError if the hint is not feasible.
+        If an argument breaks its rule; PlacementError if the start is not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
     UnsupportedError
         For another number of slots per GPU, a hierarchical or a move-limited problem.
 
@@ -173,8 +173,8 @@ def solve_configuration(
     >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
     ('OPTIMAL', [10.0], [10.0])
     """
-    limits = Limits(time_limit, gap, workers, seed)
-    return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+    limits = Limits(time_limit, tolerance, workers, seed)
+    return drive(problem, solve_layer, limits, start=start, jobs=jobs, budget=budget, progress=progress)
 
 
 @refuses(_reason)
@@ -206,7 +206,7 @@ class _LayerSearch:
     def __init__(self, known: Solution, limits: Limits) -> None:
         self.known, self.problem, self.limits = known, known.problem, limits
         self.random = np.random.default_rng(limits.seed)
-        self.gap = 0.99 * max(limits.gap, FLOAT_RESOLUTION)
+        self.gap = 0.99 * max(limits.tolerance, FLOAT_RESOLUTION)
         self.load = self.problem.load.values[0].astype(float)
         self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
         self.proven = Bound.unknown(1)

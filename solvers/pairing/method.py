@@ -16,8 +16,8 @@ from moeopt.bounds import Bound, Certificate
 from moeopt.methods import even_split, made_for, refuses
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
-from solvers.drive import Hint, Limits, Progress, drive
+from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
+from solvers.drive import Limits, Progress, Start, drive
 from solvers.pairing.branch import grow
 from solvers.pairing.decide import Verdict, decide
 from solvers.pairing.mend import repair
@@ -85,9 +85,9 @@ def solve_pairing(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
@@ -99,16 +99,16 @@ def solve_pairing(
     ----------
     problem
         ``[layers, experts]`` loads on GPUs of two slots; no hierarchy, no move limit.
-    time_limit, gap, workers, hint, seed, jobs, budget, progress
-        As in :func:`solvers.cpsat.solve_cpsat`. The search starts from the hint's replica counts where they beat
+    time_limit, tolerance, workers, start, seed, jobs, budget, progress
+        As in :func:`solvers.cpsat.solve_cpsat`. The search begins at the replica counts of ``start`` where they beat
         EPLB's; ``workers`` are CP-SAT's threads.
 
     Raises
     ------
     InputError
-        If an argument breaks its rule; PlacementError if the hint is not feasible.
+        If an argument breaks its rule; PlacementError if the start is not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
     UnsupportedError
         For another number of slots per GPU, a hierarchical or a move-limited problem, or millions of counts.
 
@@ -136,8 +136,8 @@ def solve_pairing(
     >>> found.status[0].name, found.makespan.tolist()
     ('OPTIMAL', [7.0])
     """
-    limits = Limits(time_limit, gap, workers, seed)
-    return drive(problem, solve_layer, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+    limits = Limits(time_limit, tolerance, workers, seed)
+    return drive(problem, solve_layer, limits, start=start, jobs=jobs, budget=budget, progress=progress)
 
 
 @refuses(_reason)
@@ -162,7 +162,7 @@ class _LayerSearch:
     def __init__(self, known: Solution, limits: Limits) -> None:
         problem = known.problem
         self.problem, self.known, self.limits = problem, known, limits
-        finest = FLOAT_RESOLUTION if problem.num_redundant == 0 else max(limits.gap, FLOAT_RESOLUTION)
+        finest = FLOAT_RESOLUTION if problem.num_redundant == 0 else max(limits.tolerance, FLOAT_RESOLUTION)
         self.gap = 0.99 * finest  # without replicas there is nothing to search, so no reason to stop early
         self.load = problem.load.values[0].astype(float)
         self.counts = greedy_counts(self.load, problem)

@@ -12,8 +12,8 @@ from moeopt.bounds import Bound
 from moeopt.covers import CoverSearch, Effort
 from moeopt.methods import refuses, without_rules
 from moeopt.problem import PlacementProblem
-from moeopt.solution import DEFAULT_GAP, FLOAT_RESOLUTION, Solution
-from solvers.drive import Hint, Limits, Progress, drive
+from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
+from solvers.drive import Limits, Progress, Start, drive
 
 MAX_EXPERTS = 128
 """Experts that the two words of a bit mask hold."""
@@ -44,9 +44,9 @@ def solve_window_cover(
     problem: PlacementProblem,
     *,
     time_limit: float | None = None,
-    gap: float = DEFAULT_GAP,
+    tolerance: float = DEFAULT_TOLERANCE,
     workers: int = 1,
-    hint: Hint | None = None,
+    start: Start | None = None,
     seed: int = 0,
     jobs: int | None = None,
     budget: float | None = None,
@@ -58,16 +58,16 @@ def solve_window_cover(
     ----------
     problem
         ``[layers, experts]`` loads of at most 128 experts, as many slots; no hierarchy, no move limit.
-    time_limit, gap, workers, hint, seed, jobs, budget, progress
+    time_limit, tolerance, workers, start, seed, jobs, budget, progress
         As in :func:`solvers.cpsat.solve_cpsat`. Nothing is drawn and there is a single thread: ``workers`` and
         ``seed`` change nothing.
 
     Raises
     ------
     InputError
-        If an argument breaks its rule; PlacementError if the hint is not feasible.
+        If an argument breaks its rule; PlacementError if the start is not feasible.
     ContradictionError
-        If a first placement beats the hint's bound; where a later one does, the layer's note says so.
+        If a first placement beats the start's bound; where a later one does, the layer's note says so.
     UnsupportedError
         For redundant slots, more than 128 experts, a hierarchical or a move-limited problem.
 
@@ -94,8 +94,8 @@ def solve_window_cover(
     >>> found.status[0].name, found.makespan.tolist(), found.lower_bound.tolist()
     ('OPTIMAL', [13.0], [13.0])
     """
-    limits = Limits(time_limit, gap, workers, seed)
-    return drive(problem, _alone, limits, hint=hint, jobs=jobs, budget=budget, progress=progress)
+    limits = Limits(time_limit, tolerance, workers, seed)
+    return drive(problem, _alone, limits, start=start, jobs=jobs, budget=budget, progress=progress)
 
 
 def _alone(problem: PlacementProblem, known: Solution, limits: Limits) -> Solution:
@@ -120,7 +120,7 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits, *, w
         makespan = int(whole[known.placement.phy2log[0]].reshape(problem.num_gpus, -1).sum(axis=1).max())
     order = np.argsort(-true, kind="stable")
     search = CoverSearch(
-        whole[order], problem.num_gpus, least, makespan, 0.99 * max(limits.gap, FLOAT_RESOLUTION),
+        whole[order], problem.num_gpus, least, makespan, 0.99 * max(limits.tolerance, FLOAT_RESOLUTION),
         Effort(MAX_SETS, _TABLE, work),
     )  # fmt: skip
     stoppable(search.run, limits.deadline)

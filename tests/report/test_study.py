@@ -22,14 +22,14 @@ def hierarchical():
 
 
 class Spy:
-    """An exact method that remembers its calls and returns the hint it was given."""
+    """An exact method that remembers its calls and returns the start it was given."""
 
     def __init__(self):
         self.calls = []
 
-    def __call__(self, problem, *, hint, **options):
-        self.calls.append((problem, hint, options))
-        placement = contiguous(problem) if hint is None else hint.placement
+    def __call__(self, problem, *, start, **options):
+        self.calls.append((problem, start, options))
+        placement = contiguous(problem) if start is None else start.placement
         return Solution(problem, placement, runtime=0.001)
 
 
@@ -42,14 +42,14 @@ def test_exact_methods_start_from_the_best_heuristic_row_and_the_best_bound_of_e
     done = study(problem, HEURISTICS, {"exact": spy}, ONCE)
     best = done.layers[done.layers.method.isin(HEURISTICS)].groupby("layer").makespan.min()
     assert np.array_equal(rows_of(done, "exact").makespan, best)
-    _, hint, _ = spy.calls[-1]
-    assert np.array_equal(hint.bound.value, done.known.bound.value)
+    _, start, _ = spy.calls[-1]
+    assert np.array_equal(start.bound.value, done.known.bound.value)
 
 
 def test_without_hint_they_start_from_nothing(problem):
     spy = Spy()
-    study(problem, HEURISTICS, {"exact": spy}, Effort(repeats=1, hint=False))
-    assert [hint for _, hint, _ in spy.calls] == [None, None]
+    study(problem, HEURISTICS, {"exact": spy}, Effort(repeats=1, warm=False))
+    assert [start for _, start, _ in spy.calls] == [None, None]
 
 
 @pytest.mark.parametrize(("jobs", "warm"), [(None, 1), (1, 1), (2, 2), (9, 5)])
@@ -63,7 +63,7 @@ def test_all_limits_reach_the_exact_method_and_the_budget_is_for_the_call_that_c
     spy = Spy()
     effort = Effort(repeats=1, tolerance=1e-3, time_limit=3.0, budget=7.0, jobs=2, seed=5)
     study(problem, HEURISTICS, {"exact": spy}, effort)
-    expected = {"time_limit": 3.0, "gap": 1e-3, "seed": 5, "jobs": 2}
+    expected = {"time_limit": 3.0, "tolerance": 1e-3, "seed": 5, "jobs": 2}
     assert spy.calls[0][2] == expected
     assert {name: value for name, value in spy.calls[1][2].items() if name != "progress"} == {**expected, "budget": 7.0}
 
@@ -171,20 +171,20 @@ def test_hierarchical_bounds_are_at_least_the_global_ones_and_the_price_is_their
 def test_what_is_proven_without_groups_is_handed_to_the_exact_methods_with_groups():
     alike = np.tile([1, 2, 3, 94], (3, 4))  # so that groups raise no bound
     hierarchical = PlacementProblem(alike, 4, 16, num_nodes=2, num_groups=4, allow_empty_slots=True)
-    hints = []
+    starts = []
 
     def poor(problem):
         """Leave room between placement and bound: two groups share two GPUs, light experts on one of them."""
         rows = np.tile([0, 1, 2, 4, 3, 5, 6, 7, 8, 9, 10, 12, 11, 13, 14, 15], (3, 1))
         return Placement(rows, problem.num_experts, problem.num_gpus)
 
-    def prover(problem, *, hint, **options):
+    def prover(problem, *, start, **options):
         """Proves a little more without groups, and nothing with them."""
-        hints.append(hint)
-        proven = None if problem.hierarchical else Bound(hint.bound.value * (1 + 1e-7), ("prover",) * len(hint))
-        return Solution(problem, hint.placement, proven)
+        starts.append(start)
+        proven = None if problem.hierarchical else Bound(start.bound.value * (1 + 1e-7), ("prover",) * len(start))
+        return Solution(problem, start.placement, proven)
 
     done = study(hierarchical, {"poor": poor}, {"prover": prover}, ONCE)
     assert "prover" in done.without_groups.known.bound.source
-    assert np.array_equal(hints[-1].bound.value, done.without_groups.known.bound.value)
-    assert hints[-1].bound.source == done.without_groups.known.bound.source
+    assert np.array_equal(starts[-1].bound.value, done.without_groups.known.bound.value)
+    assert starts[-1].bound.source == done.without_groups.known.bound.source

@@ -117,7 +117,7 @@ def test_agreement_counts_a_failing_method_as_unfinished_and_a_refusing_one_not_
     from solvers import solve_pairing
 
     exact = {"cpsat": solve_cpsat, "failing": failing, "pairing": solve_pairing}
-    text = agreement([study(problem, HEURISTICS, exact, Effort(repeats=1, time_limit=2.0, hint=False))])
+    text = agreement([study(problem, HEURISTICS, exact, Effort(repeats=1, time_limit=2.0, warm=False))])
     assert "each on its own: cpsat." in text
     assert "Not on every layer: failing." in text
     assert "pairing" not in text

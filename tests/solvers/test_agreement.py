@@ -26,7 +26,7 @@ def _assert_same(solution, oracle):
 @pytest.mark.parametrize("name", INSTANCES)
 def test_every_back_end_knows_the_optimum_of_every_named_instance(solver, name):
     problem, optimum = INSTANCES[name].problem, INSTANCES[name].optimum
-    solution = SOLVERS[solver](problem, gap=0)
+    solution = SOLVERS[solver](problem, tolerance=0)
     if optimum is None:
         assert solution.status == (SolveStatus.INFEASIBLE,)
         return
@@ -53,9 +53,9 @@ def test_a_special_method_refuses_a_named_instance_or_knows_its_optimum(solver, 
 def _agree_on(seeds, solvers):
     for seed in seeds:
         problem = random_problem(seed)
-        oracle = solve_brute_force(problem, gap=0)
+        oracle = solve_brute_force(problem, tolerance=0)
         for solver in solvers:
-            _assert_same(SOLVERS[solver](problem, gap=0), oracle)
+            _assert_same(SOLVERS[solver](problem, tolerance=0), oracle)
 
 
 @pytest.mark.parametrize("block", range(6))
@@ -72,7 +72,7 @@ def test_cbcs_own_claim_of_optimality_makes_a_layer_optimal():
     problem = PlacementProblem([[1, 4, 6, 6, 2, 11]], 2)
     assert bounds.lower_bound(problem).value[0] < 16
     for gap in (0.0, 1e-4, 1e-2):
-        solution = solve_milp(problem, backend="cbc", gap=gap)
+        solution = solve_milp(problem, backend="cbc", tolerance=gap)
         assert solution.is_optimal
         assert solution.bound_source == ("cbc",)
         assert solution.makespan[0] <= 16 * (1 + gap)
@@ -90,7 +90,11 @@ def test_a_ceiling_that_is_the_float_makespan_of_a_placement_is_feasible_for_all
     for ceiling in (reached, reached * (1 - 5e-10)):
         problem = PlacementProblem([load], 2, 6, reference=reference, max_makespan=ceiling)
         problem.check(Placement(row, 5, 2))
-        answers = [solve_brute_force(problem, gap=0), solve_cpsat(problem, gap=0), solve(problem, gap=0)]
+        answers = [
+            solve_brute_force(problem, tolerance=0),
+            solve_cpsat(problem, tolerance=0),
+            solve(problem, tolerance=0),
+        ]
         assert [answer.status[0] for answer in answers] == [SolveStatus.OPTIMAL] * 3
         assert len({answer.moves[0] for answer in answers}) == 1
 
@@ -127,9 +131,9 @@ def test_cpsat_and_highs_agree_on_mixtral_with_more_redundancy(recording, trace,
 @pytest.mark.parametrize("trace", ["olmoe/olmoe_c4", "olmoe/olmoe_arxiv", "olmoe/olmoe_github"])
 def test_cpsat_and_highs_agree_on_olmoe(recording, trace):
     problem = PlacementProblem(recording(trace), 8)
-    hint = search(problem)
-    cpsat = solve_cpsat(problem, hint=hint, time_limit=60)
-    highs = solve_milp(problem, hint=hint, time_limit=60)
+    start = search(problem)
+    cpsat = solve_cpsat(problem, start=start, time_limit=60)
+    highs = solve_milp(problem, start=start, time_limit=60)
     assert cpsat.is_optimal
     assert highs.is_optimal
     assert cpsat.makespan == pytest.approx(highs.makespan, rel=2e-4)
@@ -140,7 +144,7 @@ def test_adding_a_slot_per_gpu_never_raises_the_optimum():
     for seed in range(200, 215):
         loads = np.random.default_rng(seed).integers(1, 100, 6)
         values = [
-            solve_cpsat(PlacementProblem([loads], 2, slots, allow_empty_slots=True), gap=0).makespan[0]
+            solve_cpsat(PlacementProblem([loads], 2, slots, allow_empty_slots=True), tolerance=0).makespan[0]
             for slots in (6, 8, 10)
         ]
         assert values == sorted(values, reverse=True)
@@ -150,5 +154,7 @@ def test_permuting_the_experts_leaves_the_optimum():
     rng = np.random.default_rng(4)
     for _ in range(10):
         loads = rng.integers(1, 100, 7)
-        first = solve_cpsat(PlacementProblem([loads], 4, 8), gap=0).makespan[0]
-        assert solve_milp(PlacementProblem([rng.permutation(loads)], 4, 8), gap=0).makespan[0] == pytest.approx(first)
+        first = solve_cpsat(PlacementProblem([loads], 4, 8), tolerance=0).makespan[0]
+        assert solve_milp(PlacementProblem([rng.permutation(loads)], 4, 8), tolerance=0).makespan[0] == pytest.approx(
+            first
+        )

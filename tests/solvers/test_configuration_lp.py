@@ -203,7 +203,7 @@ def test_a_climb_cut_off_at_any_moment_keeps_a_bound_that_holds(time_limit):
 @pytest.mark.parametrize("seed", range(3))
 def test_three_slots_a_gpu_end_with_an_honest_status_and_a_bound_below_the_makespan(seed):
     problem = PlacementProblem(decode_like(seed), num_gpus=18, num_slots=54)
-    solution = solve_configuration(problem, gap=2e-3, time_limit=1, seed=seed)
+    solution = solve_configuration(problem, tolerance=2e-3, time_limit=1, seed=seed)
     problem.check(solution.placement)
     assert solution.lower_bound[0] <= solution.makespan[0]
     assert solution.makespan[0] <= metrics.makespan(metrics.gpu_load(problem.load, eplb(problem)))[0]
@@ -228,7 +228,7 @@ def test_a_layer_without_load_is_optimal():
 
 def test_colocation_is_respected():
     problem = PlacementProblem(decode_like(7, 30), num_gpus=12, num_slots=36, allow_colocated=False)
-    solution = solve_configuration(problem, time_limit=1, gap=5e-3)
+    solution = solve_configuration(problem, time_limit=1, tolerance=5e-3)
     assert solution.placement.copies.max() == 1
 
 

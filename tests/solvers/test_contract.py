@@ -1,4 +1,4 @@
-"""What every exact method promises beside the optimum: statuses, hints, silence, limits."""
+"""What every exact method promises beside the optimum: statuses, starts, silence, limits."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ HARD = np.random.default_rng(0).lognormal(5, 0.4, (1, 48)).astype(int)
 @pytest.mark.parametrize("solver", ["cpsat", "highs", "cbc"])
 def test_a_time_out_keeps_the_incumbent_and_an_honest_bound(solver):
     problem = PlacementProblem(HARD, 8)
-    solution = SOLVERS[solver](problem, time_limit=0.2, gap=0)
+    solution = SOLVERS[solver](problem, time_limit=0.2, tolerance=0)
     problem.check(solution.placement)
     assert solution.status[0] in (SolveStatus.FEASIBLE, SolveStatus.OPTIMAL)
     assert solution.lower_bound[0] >= HARD.sum() / 8
@@ -91,22 +91,22 @@ def test_a_start_of_fractional_flows_never_exceeds_a_variable_by_its_rounding():
 
 
 HINTABLE = [name for name in GENERAL if name != "brute_force"]
-"""Exact methods that a hint changes."""
+"""Exact methods that a start changes."""
 
 
 @pytest.mark.parametrize("solver", HINTABLE)
 def test_a_result_is_never_worse_than_the_hint(solver):
     problem = PlacementProblem([[9, 5, 4, 2, 8, 1]], 2)
-    hint = contiguous(problem)
-    solution = SOLVERS[solver](problem, hint=hint, time_limit=1e-3)
-    assert solution.makespan[0] <= metrics.makespan(metrics.gpu_load(problem.load, hint))[0]
+    start = contiguous(problem)
+    solution = SOLVERS[solver](problem, start=start, time_limit=1e-3)
+    assert solution.makespan[0] <= metrics.makespan(metrics.gpu_load(problem.load, start))[0]
 
 
 @pytest.mark.parametrize("solver", HINTABLE)
 def test_an_infeasible_hint_is_refused(solver):
     problem = PlacementProblem([[9, 5, 4, 2]], 2)
     with pytest.raises(PlacementError, match="expert 3 has no slot"):
-        SOLVERS[solver](problem, hint=Placement([[0, 1, 2, 2]], 4, 2))
+        SOLVERS[solver](problem, start=Placement([[0, 1, 2, 2]], 4, 2))
 
 
 @pytest.mark.parametrize("solver", GENERAL)
@@ -117,10 +117,10 @@ def test_an_infeasible_hint_is_refused(solver):
         ({"time_limit": -1.0}, "time_limit must be seconds > 0"),
         ({"time_limit": "1"}, "time_limit must be a finite number, got '1'"),
         ({"time_limit": float("inf")}, "time_limit must be a finite number, got inf"),
-        ({"gap": -0.1}, "gap must be >= 0, got -0.1"),
-        ({"gap": float("nan")}, "gap must be a finite number, got nan"),
-        ({"gap": "x"}, "gap must be a finite number, got 'x'"),
-        ({"gap": None}, "gap must be a finite number, got None"),
+        ({"tolerance": -0.1}, "tolerance must be >= 0, got -0.1"),
+        ({"tolerance": float("nan")}, "tolerance must be a finite number, got nan"),
+        ({"tolerance": "x"}, "tolerance must be a finite number, got 'x'"),
+        ({"tolerance": None}, "tolerance must be a finite number, got None"),
         ({"workers": 0}, "workers must be >= 1, got 0"),
         ({"workers": 10**9}, "workers must be <= 256, got 1000000000"),
         ({"workers": 1.5}, "workers must be an integer, got 1.5"),
@@ -146,8 +146,8 @@ def test_an_unknown_milp_backend_is_named():
 @pytest.mark.parametrize("solver", GENERAL)
 def test_layers_solved_side_by_side_give_what_one_by_one_gives(solver):
     problem = PlacementProblem([[9, 5, 4, 2], [1, 2, 3, 4], [7, 7, 1, 1]], 2)
-    alone = SOLVERS[solver](problem, gap=0)
-    together = SOLVERS[solver](problem, gap=0, jobs=2)
+    alone = SOLVERS[solver](problem, tolerance=0)
+    together = SOLVERS[solver](problem, tolerance=0, jobs=2)
     assert np.array_equal(alone.makespan, together.makespan)
     assert alone.status == together.status
     assert alone[1].makespan.tolist() == [alone.makespan[1]]
@@ -156,7 +156,7 @@ def test_layers_solved_side_by_side_give_what_one_by_one_gives(solver):
 def test_a_model_too_large_leaves_what_is_known_and_says_why():
     problem = PlacementProblem(generate("prefill", num_layers=1), 8, 384)
     for solver in ("cpsat", "highs"):
-        solution = SOLVERS[solver](problem, gap=0)
+        solution = SOLVERS[solver](problem, tolerance=0)
         assert solution.status == (SolveStatus.FEASIBLE,)
         assert solution.stop == (Stop.SKIPPED,)
         assert "copy variables" in solution.note[0]
@@ -169,7 +169,7 @@ def test_a_solution_as_hint_brings_its_bounds_along(solver):
     problem = PlacementProblem([[1, 4, 6, 6, 2, 11]], 2)
     assert bounds.lower_bound(problem).value.tolist() == [15.0]
     placed = Solution(problem, contiguous(problem), Bound([16.0], ("told",)))
-    solution = SOLVERS[solver](problem, hint=placed, gap=0)
+    solution = SOLVERS[solver](problem, start=placed, tolerance=0)
     assert solution.is_optimal
     assert solution.lower_bound.tolist() == [16.0]
     assert solution.bound_source == ("told",)
@@ -180,10 +180,10 @@ def test_a_hint_brings_the_bounds_of_its_split_only():
     even = PlacementProblem([[10, 8, 7]], 2, 4)
     optimal = replace(even, split="optimal")
     placement = Placement([[0, 1, 0, 2]], 3, 2)
-    found = solve_cpsat(optimal, hint=Solution(even, placement, Bound([13.0], ("told",))), gap=0)
+    found = solve_cpsat(optimal, start=Solution(even, placement, Bound([13.0], ("told",))), tolerance=0)
     assert found.is_optimal
     assert found.makespan.tolist() == [12.5]
-    found = solve_cpsat(even, hint=Solution(optimal, placement, Bound([12.5], ("told",))), gap=0)
+    found = solve_cpsat(even, start=Solution(optimal, placement, Bound([12.5], ("told",))), tolerance=0)
     assert found.makespan.tolist() == [13]
 
 
@@ -205,7 +205,7 @@ def test_cpsat_proves_full_scale_layers_when_bound_and_hint_meet():
 
 def test_results_are_reproducible_with_one_worker():
     problem = PlacementProblem(np.random.default_rng(5).integers(1, 60, (1, 12)), 4)
-    assert solve_cpsat(problem, gap=0).placement == solve_cpsat(problem, gap=0).placement
+    assert solve_cpsat(problem, tolerance=0).placement == solve_cpsat(problem, tolerance=0).placement
 
 
 def test_symmetry_numbering_is_a_relabelling():
@@ -220,14 +220,14 @@ def test_symmetry_numbering_is_a_relabelling():
 
 def test_with_a_reference_but_no_limit_the_optimum_is_labelled_to_move_little():
     home = Placement([[1, 3, 0, 2]], 4, 2)
-    solution = solve_cpsat(PlacementProblem([[1, 8, 9, 2]], 2, reference=home), gap=0)
+    solution = solve_cpsat(PlacementProblem([[1, 8, 9, 2]], 2, reference=home), tolerance=0)
     assert solution.makespan.tolist() == [10]
     assert solution.moves.tolist() == [0]
 
 
 def test_a_solution_knows_when_every_layer_is_proven():
     problem = PlacementProblem([[9, 5, 4, 2], [1, 1, 1, 1]], 2)
-    solution = solve_cpsat(problem, gap=0)
+    solution = solve_cpsat(problem, tolerance=0)
     assert solution.is_optimal
     assert solution.gap.tolist() == [0, 0]
     assert len(solution) == 2

@@ -31,8 +31,8 @@ def fails(problem, known, limits):
 
 
 def test_a_layer_that_cheap_bounds_and_the_hint_close_is_not_worked_on(problem):
-    best = solve(problem, gap=0).placement
-    done = drive(problem, nothing, Limits(gap=0), hint=best)
+    best = solve(problem, tolerance=0).placement
+    done = drive(problem, nothing, Limits(tolerance=0), start=best)
     closed = bounds.lower_bound(problem).value == done.makespan
     assert closed.any()
     assert not closed.all()
@@ -41,7 +41,7 @@ def test_a_layer_that_cheap_bounds_and_the_hint_close_is_not_worked_on(problem):
 
 def test_progress_names_every_layer_once(problem):
     seen = []
-    drive(problem, nothing, Limits(gap=0), hint=contiguous(problem), progress=seen.append)
+    drive(problem, nothing, Limits(tolerance=0), start=contiguous(problem), progress=seen.append)
     assert sum(seen) == problem.num_layers
 
 
@@ -50,14 +50,14 @@ def test_layers_beyond_the_budget_keep_what_is_known_and_say_so(problem):
         time.sleep(0.06)
         return Solution(problem)
 
-    done = drive(problem, slow, Limits(gap=0), hint=contiguous(problem), budget=0.05)
+    done = drive(problem, slow, Limits(tolerance=0), start=contiguous(problem), budget=0.05)
     assert Stop.SKIPPED in done.stop
     assert all("not tried" in note for note, stop in zip(done.note, done.stop, strict=True) if stop is Stop.SKIPPED)
     assert done.solved.size == problem.num_layers
 
 
 def test_a_method_that_contradicts_what_is_known_is_an_error_of_that_layer_alone(problem):
-    done = drive(problem, fails, Limits(gap=0), hint=contiguous(problem))
+    done = drive(problem, fails, Limits(tolerance=0), start=contiguous(problem))
     wrong = [stop is Stop.ERROR for stop in done.stop]
     assert any(wrong)
     assert all(("one of the two is wrong" in note) == bad for note, bad in zip(done.note, wrong, strict=True))
@@ -68,7 +68,7 @@ def test_a_method_that_contradicts_what_is_known_is_an_error_of_that_layer_alone
 def test_joblibs_own_configuration_is_obeyed(problem, backend):
     spy = Spy()
     with joblib.parallel_config(backend=backend, n_jobs=2):
-        drive(problem, spy if backend == "threading" else nothing, Limits(gap=0), hint=contiguous(problem))
+        drive(problem, spy if backend == "threading" else nothing, Limits(tolerance=0), start=contiguous(problem))
     if backend == "threading":
         assert len(set(spy.threads)) >= 1
         assert spy.main not in spy.threads
@@ -80,7 +80,7 @@ def test_a_fault_in_one_layer_does_not_touch_the_others(problem):
             raise ZeroDivisionError("by nothing")
         return Solution(problem, note="looked at")
 
-    done = drive(problem, faulty, Limits(gap=0), hint=contiguous(problem))
+    done = drive(problem, faulty, Limits(tolerance=0), start=contiguous(problem))
     assert done.stop[0] is Stop.ERROR
     assert done.note[0] == "ZeroDivisionError: by nothing"
     assert done.solved.size == problem.num_layers
@@ -93,7 +93,7 @@ def test_seconds_are_counted_once(problem):
         return known
 
     known = Solution(problem, contiguous(problem), runtime=100.0)
-    done = work(known, slow, Limits(gap=0))
+    done = work(known, slow, Limits(tolerance=0))
     assert (np.abs(done.runtime - 100.05) < 0.04).all()
 
 
@@ -164,4 +164,4 @@ def test_what_a_rung_says_of_a_smaller_placement_is_relabelled_to_move_little():
     def turned(problem, known, limits):
         return Solution(problem, [[0, 2, 1, 3]])
 
-    assert work(known_before(problem, None, 0), turned, Limits(gap=0)).moves.tolist() == [0]
+    assert work(known_before(problem, None, 0), turned, Limits(tolerance=0)).moves.tolist() == [0]

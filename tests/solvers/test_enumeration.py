@@ -35,8 +35,8 @@ def check(problem, names):
     for name in names:
         if refusal(SOLVERS[name], problem):
             continue
-        found = SOLVERS[name](problem, gap=0)
-        assert verify(problem, found, gap=1e-6).ok, (name, str(verify(problem, found, gap=1e-6)))
+        found = SOLVERS[name](problem, tolerance=0)
+        assert verify(problem, found, tolerance=1e-6).ok, (name, str(verify(problem, found, tolerance=1e-6)))
         if best is None:
             assert found.status == (SolveStatus.INFEASIBLE,), name
             continue

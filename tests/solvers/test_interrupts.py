@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 CALLS = {
-    "pairing": "solve(full(160, 320), gap=0)",
-    "configuration": "solve(full(96, 288), gap=0)",
-    "window_cover": "solve_window_cover(few, gap=0)",
-    "cpsat": "solve_cpsat(small, gap=0)",
-    "highs": "solve_milp(small, gap=0)",
-    "cbc": "solve_milp(small, gap=0, backend='cbc')",
-    "side by side": "solve(full(160, 320), gap=0, jobs=2)",
+    "pairing": "solve(full(160, 320), tolerance=0)",
+    "configuration": "solve(full(96, 288), tolerance=0)",
+    "window_cover": "solve_window_cover(few, tolerance=0)",
+    "cpsat": "solve_cpsat(small, tolerance=0)",
+    "highs": "solve_milp(small, tolerance=0)",
+    "cbc": "solve_milp(small, tolerance=0, backend='cbc')",
+    "side by side": "solve(full(160, 320), tolerance=0, jobs=2)",
 }
 MARK = f"MOEOPT_INTERRUPTED_{os.getpid()}"
 """In the environment of the process under test and of all that it starts."""

@@ -48,7 +48,7 @@ def small_problem(rng, **rules):
 def test_optimum_agrees_with_brute_force(seed, allow_empty_slots):
     problem = small_problem(np.random.default_rng(seed), allow_empty_slots=allow_empty_slots)
     oracle = solve_brute_force(problem).makespan[0]
-    solution = solve_pairing(problem, gap=0.0)
+    solution = solve_pairing(problem, tolerance=0.0)
     assert solution.is_optimal
     assert solution.makespan[0] == pytest.approx(oracle, rel=2e-6)
     assert solution.lower_bound[0] <= oracle * (1 + 1e-12)
@@ -60,7 +60,7 @@ def test_without_colocation_the_bound_holds_and_optimal_is_optimal(seed, allow_e
     rng = np.random.default_rng(1000 + seed)
     problem = small_problem(rng, allow_empty_slots=allow_empty_slots, allow_colocated=False)
     oracle = solve_brute_force(problem).makespan[0]
-    solution = solve_pairing(problem, gap=0.0)
+    solution = solve_pairing(problem, tolerance=0.0)
     assert solution.lower_bound[0] <= oracle * (1 + 1e-12)
     assert solution.makespan[0] >= oracle * (1 - 1e-12)
     if solution.is_optimal:
@@ -196,7 +196,7 @@ def test_time_limit_leaves_a_placement_and_an_honest_bound():
 def test_a_hint_is_not_worsened():
     problem = medium_problem(5)
     best = solve_pairing(problem)
-    again = solve_pairing(problem, hint=best.placement, time_limit=0.01)
+    again = solve_pairing(problem, start=best.placement, time_limit=0.01)
     assert again.makespan[0] <= best.makespan[0] * (1 + 1e-12)
 
 
@@ -232,7 +232,7 @@ def test_recorded_layers_on_144_gpus_are_proven_optimal(recording, name):
 def test_repair_returns_only_counts_that_reach_the_threshold(seed):
     problem = medium_problem(seed)
     load = problem.load.values[0].astype(float)
-    makespan = float(solve_pairing(problem, gap=1e-3).makespan[0])
+    makespan = float(solve_pairing(problem, tolerance=1e-3).makespan[0])
     for slack in (0.98, 1.005, 1.02):
         columns = columns_at(load, makespan * slack, problem.slots, problem.max_replicas)
         counts = repair(columns, columns.count[cheapest(columns, relax(columns))], 2000, seed)
@@ -296,7 +296,7 @@ def test_a_stop_at_any_moment_keeps_the_best_bound_and_its_certificate(seed):
     known = known_before(problem, None, 1e-6)
     found = []
     for look in range(14):
-        solution = known.join(solve_layer(problem, known, StopAtLook(gap=1e-6, last=look)))
+        solution = known.join(solve_layer(problem, known, StopAtLook(tolerance=1e-6, last=look)))
         found.append(solution.lower_bound[0])
         verdict = verify(problem, solution).layers[0]
         assert verdict.bound == ("solver's claim" if solution.bound_source == ("pairing_cpsat",) else "proven")

@@ -21,7 +21,7 @@ def test_solve_comes_first_among_the_exact_methods():
 def test_it_agrees_with_brute_force_on_all_variants(block):
     for seed in range(500 + block * 10, 510 + block * 10):
         problem = random_problem(seed)
-        oracle, solution = solve_brute_force(problem, gap=0), solve(problem, gap=0)
+        oracle, solution = solve_brute_force(problem, tolerance=0), solve(problem, tolerance=0)
         assert solution.status == oracle.status, seed
         if oracle.placement is not None:
             problem.check(solution.placement)
@@ -58,7 +58,7 @@ def test_harder_settings_are_proven_on_some_layers_of_a_trace(recording, gpus, s
 
 def test_a_layer_out_of_time_is_feasible_with_an_honest_bound(recording):
     problem = PlacementProblem(recording("deepseek-v3/decode_in1800out100")[:2], 160, 320, allow_empty_slots=True)
-    solution = solve(problem, time_limit=0.01, gap=0)
+    solution = solve(problem, time_limit=0.01, tolerance=0)
     problem.check(solution.placement)
     assert solution.status == (SolveStatus.FEASIBLE,) * 2
     assert (solution.lower_bound <= solution.makespan).all()
@@ -81,8 +81,8 @@ def test_groups_and_nodes_are_kept_at_full_scale(recording):
 
 def test_a_better_hint_is_not_lost():
     problem = PlacementProblem([[3, 3, 2, 2, 2, 0]], 2)
-    hint = Placement([[0, 1, 5, 2, 3, 4]], 6, 2)
-    assert solve(problem, hint=hint, gap=0).makespan.tolist() == [6]
+    start = Placement([[0, 1, 5, 2, 3, 4]], 6, 2)
+    assert solve(problem, start=start, tolerance=0).makespan.tolist() == [6]
 
 
 def test_an_optimum_is_labelled_to_move_little():
@@ -106,6 +106,6 @@ def test_layers_in_parallel_give_the_same(name):
 @pytest.mark.parametrize(("items", "sets"), [(1000, 100), (10_000, 100), (20_000, 2000)])
 def test_many_items_in_sets_of_equal_size_reach_the_rounded_up_mean(items, sets):
     loads = np.random.default_rng(items).integers(1, 1000, (1, items))
-    solution = solve(PlacementProblem(loads, sets), gap=0, time_limit=60)
+    solution = solve(PlacementProblem(loads, sets), tolerance=0, time_limit=60)
     assert solution.makespan[0] == np.ceil(loads.sum() / sets)
     assert solution.is_optimal

@@ -74,10 +74,10 @@ def test_a_model_that_would_be_too_large_is_not_built_and_says_so():
 def test_the_answer_is_never_worse_than_the_hint():
     problem = stepped("two slots each", 3)
     best = solve_steps(problem).placement
-    found = solve_steps(problem, hint=best.phy2log.tolist(), time_limit=1e-6)
+    found = solve_steps(problem, start=best.phy2log.tolist(), time_limit=1e-6)
     assert found.step_cost <= step_makespans(problem.steps, best).sum(axis=0)
     with pytest.raises(PlacementError, match="has no slot"):
-        solve_steps(problem, hint=[[0, 0, 1, 1, 2, 2]])
+        solve_steps(problem, start=[[0, 0, 1, 1, 2, 2]])
 
 
 def test_what_it_does_not_take_is_refused():
@@ -88,6 +88,6 @@ def test_what_it_does_not_take_is_refused():
         solve_steps(replace(problem, reference=contiguous(problem), max_makespan=1e9))
     with pytest.raises(UnsupportedError, match="split='optimal'"):
         solve_steps(replace(problem, split="optimal"))
-    for name, value in (("time_limit", 0), ("gap", -1), ("workers", 0), ("seed", "x"), ("jobs", 0)):
+    for name, value in (("time_limit", 0), ("tolerance", -1), ("workers", 0), ("seed", "x"), ("jobs", 0)):
         with pytest.raises(InputError, match=name):
             solve_steps(problem, **{name: value})

@@ -55,7 +55,7 @@ def test_bound_status_and_placement_are_those_of_all_placements(block):
     for seed in range(block * 30, block * 30 + 30):
         problem = small(seed)
         best = optimum(problem)
-        found = solve_layer(problem, Solution(problem), Limits(gap=0))
+        found = solve_layer(problem, Solution(problem), Limits(tolerance=0))
         assert found.makespan[0] == pytest.approx(float(best), rel=1e-6), seed
         if not math.isnan(found.lower_bound[0]):
             raised += 1
@@ -63,7 +63,7 @@ def test_bound_status_and_placement_are_those_of_all_placements(block):
             assert verify(problem, found).proven, seed
             if problem.load.is_integer:
                 assert best <= found.lower_bound[0] * (1 + 1e-6), seed
-        known = solve_window_cover(problem, gap=0)
+        known = solve_window_cover(problem, tolerance=0)
         assert known.status == (SolveStatus.OPTIMAL,), seed
         assert known.makespan[0] == pytest.approx(float(best), rel=1e-6), seed
     assert raised > 10
@@ -72,7 +72,7 @@ def test_bound_status_and_placement_are_those_of_all_placements(block):
 @pytest.mark.parametrize(("gpus", "slots"), [(6, 4), (7, 3), (5, 5)])
 def test_it_agrees_with_cpsat_where_enumeration_ends(gpus, slots):
     problem = mild(gpus, slots, 3)
-    found, other = solve_window_cover(problem, gap=0), solve_cpsat(problem, gap=0, time_limit=20)
+    found, other = solve_window_cover(problem, tolerance=0), solve_cpsat(problem, tolerance=0, time_limit=20)
     assert found.is_optimal
     assert found.lower_bound[0] <= other.makespan[0]
     assert other.lower_bound[0] <= found.makespan[0]
@@ -97,15 +97,15 @@ def test_solve_closes_them_by_covers_and_hands_the_certificate_on():
 
 def test_nothing_worse_than_the_hint_is_returned_and_its_bound_is_used():
     problem = mild(8, 4, 1)
-    best = solve_window_cover(problem, gap=0)
-    again = solve_window_cover(problem, gap=0, hint=best, time_limit=1e-3)
+    best = solve_window_cover(problem, tolerance=0)
+    again = solve_window_cover(problem, tolerance=0, start=best, time_limit=1e-3)
     assert again.is_optimal
     assert again.makespan == best.makespan
 
 
 def test_what_was_refuted_survives_the_time_limit():
     problem = mild(32, 3, 0, sigma=0.2)
-    found = solve_window_cover(problem, gap=0, time_limit=0.3)
+    found = solve_window_cover(problem, tolerance=0, time_limit=0.3)
     problem.check(found.placement)
     assert found.stop == (Stop.TIME_LIMIT,)
     assert found.status == (SolveStatus.FEASIBLE,)
@@ -116,17 +116,17 @@ def test_what_was_refuted_survives_the_time_limit():
 def test_work_without_a_time_limit_ends_where_it_is_told_to():
     problem = mild(32, 3, 0, sigma=0.2)
     known = Solution(problem, contiguous(problem), bounds.lower_bound(problem))
-    less, more = (solve_layer(problem, known, Limits(gap=0), work=work) for work in (1_000_000, 20_000_000))
+    less, more = (solve_layer(problem, known, Limits(tolerance=0), work=work) for work in (1_000_000, 20_000_000))
     assert known.lower_bound[0] < less.lower_bound[0] <= more.lower_bound[0]
     assert verify(problem, less).proven
-    again = solve_layer(problem, known, Limits(gap=0), work=1_000_000)
+    again = solve_layer(problem, known, Limits(tolerance=0), work=1_000_000)
     assert again.lower_bound == less.lower_bound
 
 
 def test_a_window_with_too_many_sets_is_left_alone(monkeypatch):
     problem = mild(8, 4, 2)
     monkeypatch.setattr(method, "MAX_SETS", 20)
-    found = solve_window_cover(problem, gap=0)
+    found = solve_window_cover(problem, tolerance=0)
     assert found.status == (SolveStatus.FEASIBLE,)
     assert found.lower_bound[0] <= found.makespan[0]
 

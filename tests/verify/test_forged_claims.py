@@ -14,7 +14,7 @@ from tests.verify.claims import accepts, certified, forged
 def genuine(**rules):
     rules = {"num_slots": 8, "allow_empty_slots": True} | rules
     problem = PlacementProblem([[9, 5, 4, 2, 8, 1]], 4, **rules)
-    solution = solve_brute_force(problem, gap=0)
+    solution = solve_brute_force(problem, tolerance=0)
     assert verify(problem, solution).ok
     return problem, solution
 
@@ -96,7 +96,7 @@ def test_optimal_without_closing_the_gap_is_rejected():
     assert "status OPTIMAL" in reason(problem, forged(solution, status=(SolveStatus.OPTIMAL,)))
     unknown = forged(solution, status=(SolveStatus.OPTIMAL,), lower_bound=np.array([np.nan]))
     assert "status OPTIMAL" in reason(problem, unknown)
-    assert verify(problem, forged(solution, status=(SolveStatus.OPTIMAL,)), gap=0.5).ok
+    assert verify(problem, forged(solution, status=(SolveStatus.OPTIMAL,)), tolerance=0.5).ok
 
 
 def test_statuses_that_do_not_fit_the_placement_are_rejected():
@@ -124,7 +124,7 @@ def test_a_solution_of_another_shape_is_rejected():
 
 def test_fewest_moves_are_proven_by_what_the_reference_lacks():
     problem = PlacementProblem([[4, 4, 1, 1]], 2, 6, reference=[[0, 1, 2, 3, -1, -1]], max_makespan=10.0)
-    solution = solve_cpsat(problem, gap=0)
+    solution = solve_cpsat(problem, tolerance=0)
     assert verify(problem, solution).proven
     assert not accepts(problem, 3.0, {"method": "moves_needed"})
     assert not accepts(problem, 2.0, {"method": "mean_load"})

@@ -18,7 +18,7 @@ from tests.verify.claims import accepts, branched, certified, claim, forged, pai
 @pytest.mark.parametrize("seed", range(50))
 def test_what_brute_force_finds_on_any_variant_is_never_rejected(seed):
     problem = random_problem(seed)
-    solution = solve_brute_force(problem, gap=0)
+    solution = solve_brute_force(problem, tolerance=0)
     verification = verify(problem, solution)
     assert verification.ok, str(verification)
     if solution.status[0] is SolveStatus.OPTIMAL:
@@ -30,7 +30,7 @@ def test_what_brute_force_finds_on_any_variant_is_never_rejected(seed):
 @pytest.mark.parametrize("seed", range(0, 60, 3))
 def test_what_solvers_find_on_any_variant_is_never_rejected(seed, solver):
     problem = random_problem(seed)
-    assert verify(problem, solver(problem, gap=0)).ok
+    assert verify(problem, solver(problem, tolerance=0)).ok
 
 
 @pytest.mark.parametrize("seed", range(80))
@@ -58,7 +58,7 @@ def test_every_combinatorial_bound_is_proven_exactly(seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_no_certificate_proves_more_than_the_optimum(seed):
     problem = random_problem(seed)
-    best = verify(problem, solve_brute_force(problem, gap=0))
+    best = verify(problem, solve_brute_force(problem, tolerance=0))
     if problem.objective == "moves" or best.layers[0].makespan is None:
         return
     optimum = best.layers[0].makespan
@@ -80,7 +80,7 @@ def test_no_pairing_or_configuration_certificate_proves_more_than_the_optimum(se
     gpus, slots = [(1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2), (4, 2)][rng.integers(7)]
     experts = int(rng.integers(2, min(gpus * slots, 8) + 1))
     problem = PlacementProblem(rng.integers(0, 30, (1, experts)), gpus, gpus * slots, allow_empty_slots=True)
-    optimum = verify(problem, solve_brute_force(problem, gap=0)).layers[0].makespan
+    optimum = verify(problem, solve_brute_force(problem, tolerance=0)).layers[0].makespan
     above = math.nextafter(float(optimum), math.inf)
     proven = 0
     for _ in range(40):
@@ -128,7 +128,7 @@ def test_configuration_bounds_are_proven_again_with_two_and_four_slots(slots):
 
 def test_bounds_of_a_search_are_reported_as_such():
     problem = PlacementProblem([[9, 5, 4, 2, 8, 1]], 2)
-    solution = forged(solve_cpsat(problem, gap=0), bound_source=("cpsat",), certificate=(None,))
+    solution = forged(solve_cpsat(problem, tolerance=0), bound_source=("cpsat",), certificate=(None,))
     verification = verify(problem, solution)
     assert verification.ok
     assert not verification.proven
@@ -159,7 +159,7 @@ def test_a_cover_certificate_proves_exactly_what_no_placement_stays_below(seed):
     gpus, slots = [(2, 4), (3, 3), (4, 2), (3, 2)][seed % 4]
     loads = [rng.integers(0, 20, (1, gpus * slots)), rng.lognormal(0, 1, (1, gpus * slots))][seed % 2]
     problem = PlacementProblem(loads, gpus)
-    optimum = verify(problem, solve_brute_force(problem, gap=0)).layers[0].makespan
+    optimum = verify(problem, solve_brute_force(problem, tolerance=0)).layers[0].makespan
     highest = float(optimum) if Fraction(float(optimum)) <= optimum else math.nextafter(float(optimum), 0.0)
     for share in (0.1, 0.9, 0.99, 1.0):
         value = highest * share
