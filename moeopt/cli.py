@@ -79,14 +79,14 @@ def gap_report(
     from moeopt.report.build import gap_report
     from moeopt.report.settings import names, numbers
     from solvers import SOLVERS
-    from solvers.moves_bound import moves_bound
+    from solvers.moves_cover import proven_moves
 
     gap_report(
         BALANCERS, SOLVERS,
         trace=trace or (), gpus=numbers("gpus", gpus), slots=numbers("slots", slots), nodes=nodes, groups=groups,
         methods=names("methods", methods), layers=layers, time_limit=time_limit, jobs=jobs, cluster=cluster,
         repeats=repeats, reference=reference, seed=seed, out=out, quiet=quiet, verify=verify, command=context.obj,
-        reference_trace=reference_trace, expert_bytes=expert_bytes, moves_bound=moves_bound,
+        reference_trace=reference_trace, expert_bytes=expert_bytes, moves_bound=proven_moves,
         reading={"routed_experts": routed_experts, "num_experts": experts, "single_rank": single_rank},
     )  # fmt: skip
 

@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._stop import Flag, stoppable
-from moeopt.bounds import Bound
+from moeopt.bounds import Bound, lower_bound
 from moeopt.covers import find_cover
-from moeopt.methods import refuses
+from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
 from solvers._contents import list_contents, worth_of_rest
 from solvers.drive import Limits
 from solvers.moves_bound import moves_bound, too_many_slots
+
+Floats = NDArray[np.float64]
 
 MAX_EXPERTS = 1024
 """Experts beyond which tables and bit masks grow too large to be quick."""
@@ -69,24 +71,56 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> S
     R. Baldacci, N. Christofides, A. Mingozzi, "An exact algorithm for the vehicle routing problem based on the set
     partitioning formulation with additional cuts", Math. Program. 115 (2008), doi 10.1007/s10107-007-0178-5.
     """
+    return _covered(known, known.objective, limits)
+
+
+def proven_moves(problem: PlacementProblem, *, time_limit: float | None = None, target: Floats | None = None) -> Bound:
+    """Lower bound on the moves that keep ``max_makespan``: prices on copies, and covers where there are no replicas.
+
+    Parameters
+    ----------
+    problem
+        ``[layers, experts]`` loads with ``reference`` and ``max_makespan``.
+    time_limit
+        Seconds per layer; None = until neither gets any further.
+    target
+        ``[layers]`` moves of the best placements known: a layer is left as soon as they are proven needed.
+
+    Raises
+    ------
+    InputError, UnsupportedError
+        As :func:`solvers.moves_bound.moves_bound`.
+    """
+    if refusal(solve_layer, problem):
+        return moves_bound(problem, time_limit=time_limit, target=target)
+    fewest = np.full(problem.num_layers, np.nan) if target is None else target
+    parts = []
+    for i in range(problem.num_layers):
+        known = Solution(problem[i], bound=lower_bound(problem[i]))
+        parts.append(known.join(_covered(known, fewest[i : i + 1], Limits(time_limit).started())).bound)
+    return Bound.stack(parts)
+
+
+def _covered(known: Solution, fewest: Floats, limits: Limits) -> Solution:
+    """Prices and covers for one layer; ``fewest [1]`` moves are known to do, NaN = none."""
     seconds = None if math.isinf(limits.left) else _PRICES_SHARE * limits.left
-    bound = moves_bound(problem, time_limit=seconds, target=known.objective)
-    found = Solution(problem, bound=bound)
+    bound = moves_bound(known.problem, time_limit=seconds, target=fewest)
+    found = Solution(known.problem, bound=bound)
     known = known.join(found)
     certificate = bound.certificate[0]
-    if certificate is None or not known.still_open.size:
+    if certificate is None or known.lower_bound[0] >= fewest[0]:
         return found
-    return found.join(LayerSearch(known, certificate, limits).run())
+    return found.join(LayerSearch(known, fewest[0], certificate, limits).run())
 
 
 class LayerSearch:
     """One layer in whole numbers, hottest expert first, with a price for every expert."""
 
-    def __init__(self, known: Solution, certificate: dict[str, Any], limits: Limits) -> None:
+    def __init__(self, known: Solution, fewest: float, certificate: dict[str, Any], limits: Limits) -> None:
         self.problem, self.limits = known.problem, limits
         self.least = int(known.lower_bound[0])
         # no placement has more moves than experts
-        self.fewest = int(np.nanmin([known.objective[0], self.problem.num_experts]))
+        self.fewest = int(np.nanmin([fewest, self.problem.num_experts]))
         true = self.problem.load.values[0]
         digits = 0 if self.problem.load.is_integer else _BITS - math.frexp(float(true.sum()))[1]
         self.order = np.argsort(-true, kind="stable")

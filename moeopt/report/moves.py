@@ -28,7 +28,7 @@ PROVEN_AT = tuple(CEILINGS.index(above) for above in (0.001, 0.01, 0.05, 0.1, 0.
 """Where bounds that take time are sought; a ceiling in between needs what the next looser one needs."""
 
 MovesBound = Callable[..., Bound]
-"""``bound(problem, *, time_limit, target) -> Bound`` on the moves for ``max_makespan``; see ``solvers.moves_bound``."""
+"""``bound(problem, *, time_limit, target) -> Bound`` on moves for ``max_makespan``; see ``solvers.moves_cover``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ def covered(problem, rng, noise):
     for row in certificate["bring"] + certificate["keep"]:
         row[-1] += int(noise * certificate["unit"] * rng.normal())
     nothing = Solution(problem, bound=Bound.of_layer(0.0, "moves_needed"))
-    return moves_cover.LayerSearch(nothing, certificate, Limits()).run()
+    return moves_cover.LayerSearch(nothing, np.nan, certificate, Limits()).run()
 
 
 def drifted(recording, gpus, layer, above, before="olmoe/olmoe_c4", after="olmoe/olmoe_arxiv"):
@@ -145,6 +145,13 @@ def test_recorded_partitions_of_64_experts_are_proven_with_the_fewest_moves(reco
     answer = solve(problem, time_limit=20)
     assert answer.is_optimal
     assert not answer.objective[0] > metrics.moves(problem.reference, repair(problem))[0]
+
+
+def test_the_bound_alone_is_that_of_solve_where_its_moves_are_told_or_not(proven):
+    problem, answer = proven
+    for target in (None, answer.objective):
+        bound = moves_cover.proven_moves(problem, target=target)
+        assert bound.value.tolist() == answer.lower_bound.tolist()
 
 
 @pytest.mark.slow
