@@ -28,6 +28,10 @@ _AIMS = 3
 """Sizes of the last copy for which cycles are looked for."""
 
 
+_BEHIND = 2.0
+"""Multiple of an earlier attempt's excess from which an attempt counts as far behind."""
+
+
 @kernel
 def rates():  # type: ignore[no-untyped-def]
     """What a unit of excess removed is worth at -2 to 2 moves; -2 comes first."""
@@ -111,6 +115,11 @@ def best_replacement(row, paths, spreads, f, ceiling, colocated, gaps, rate, lea
     k = slots // load.size
     empty = size.size - 1
     top, where, what, spent = least, -1, -1, 0
+    most_falls, lightest, heaviest = 0.0, np.inf, 0.0
+    for t in range(f * k, (f + 1) * k):
+        b = held[t]
+        most_falls = min(most_falls, falls[b])
+        lightest, heaviest = min(lightest, shrunk[b]), max(heaviest, shrunk[b])
     for slot in range(slots):
         a = held[slot]
         if count[a] < 2 and a < empty:
@@ -125,6 +134,10 @@ def best_replacement(row, paths, spreads, f, ceiling, colocated, gaps, rate, lea
         gone = int(away[slot])
         own = gpu == f
         cheapest = rate[2 - gone + int(lacks[gpu] == 0 and not (own and gaps))]
+        if not own:
+            change = others + most_falls + max(left + lightest, 0.0) - now
+            if (min(others, heaviest) - change) * cheapest <= top:
+                continue
         for t in range(empty + gaps if own else k):
             b = t if own else held[f * k + t]
             change = others + falls[b] + max(left + shrunk[b], 0.0) - now
@@ -190,11 +203,13 @@ def _fullest(load, seen):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # type: ignore[no-untyped-def]
+def descend(row, ceiling, limit, colocated, gaps, breadth, levels, pace, stop):  # type: ignore[no-untyped-def]
     """Take the most valuable move until nothing exceeds the ceiling, ``limit`` moves are made or nothing helps.
 
     The candidates are those that relieve one of the ``breadth`` fullest GPUs, or the next one if there are
-    none; of the fullest also cycles of up to ``levels`` + 1 GPUs, if ``levels`` > 0.
+    none; of the fullest also cycles of up to ``levels`` + 1 GPUs, if ``levels`` > 0. ``pace [slots + 1]`` has
+    the least excess that any attempt had left after so many moves. One that is far behind is given up half-way
+    to ``limit``: it hardly ever catches up.
     """
     slots = row.held.size
     k = slots // row.load.size
@@ -254,4 +269,7 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, stop):  # typ
         moves += cost
         recount_loads(row)
         total = excess(row, ceiling)
+        if 2 * moves >= limit and total > _BEHIND * pace[moves]:
+            break
+        pace[moves] = min(pace[moves], total)
     return moves

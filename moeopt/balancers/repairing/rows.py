@@ -188,32 +188,34 @@ def _bring_home(held, weight, reference, ceiling, gpus, colocated, moves, stop):
 
 @kernel
 def _repair(held, weight, reference, ceiling, gpus, limit, colocated, gaps, moves, stop):  # type: ignore[no-untyped-def]
-    """Repair every row in place, with cycles and without, where both fail with others."""
+    """Repair every row in place, with cycles and without, where both fail with others; the best result goes home."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     best = np.empty(held.shape[1], np.int64)
+    pace = np.empty(held.shape[1] + 1)
     tries = 4 if limit == NO_LIMIT and held.shape[1] > 2 * gpus else 2
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
         fewest, least = 0, np.inf
+        pace[:] = np.inf
         for attempt in range(tries):
             if attempt > 1 and least <= ceiling[r]:
                 break
             if attempt > 0:
                 settle(row, held[r])
-            # a result with a few moves more than the fewest may bring some of them home
-            most_moves = limit if attempt == 0 or least > ceiling[r] else min(limit, fewest + fewest // 8)
+            most_moves = limit if attempt == 0 or least > ceiling[r] else min(limit, fewest - 1)
             levels = _GREEDY_LEVELS * int(attempt != 1)
-            descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, stop)
-            if recount_loads(row) <= ceiling[r]:
-                go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
+            descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, pace, stop)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
             if attempt == 0 or most < least or (most == least and found < fewest):
                 fewest, least = found, most
                 copy_into(row.held, best)
             if found == 0 or raised(stop):
                 break
-        moves[r] = fewest
-        copy_into(best, held[r])
+        settle(row, best)
+        if recount_loads(row) <= ceiling[r]:
+            go_home(row, ceiling[r], _HOME_LEVELS, colocated, stop)
+        moves[r] = count_moves(row)
+        copy_into(row.held, held[r])
 
 
 @kernel
