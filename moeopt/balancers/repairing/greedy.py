@@ -28,10 +28,6 @@ _AIMS = 3
 """Sizes of the last copy for which cycles are looked for."""
 
 
-_BEHIND = 2.0
-"""Multiple of an earlier attempt's excess from which an attempt counts as far behind."""
-
-
 @kernel
 def rates():  # type: ignore[no-untyped-def]
     """What a unit of excess removed is worth at -2 to 2 moves; -2 comes first."""
@@ -203,13 +199,13 @@ def _fullest(load, seen):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def descend(row, ceiling, limit, colocated, gaps, breadth, levels, pace, stop):  # type: ignore[no-untyped-def]
+def descend(row, ceiling, limit, colocated, gaps, breadth, levels, hope, stop):  # type: ignore[no-untyped-def]
     """Take the most valuable move until nothing exceeds the ceiling, ``limit`` moves are made or nothing helps.
 
     The candidates are those that relieve one of the ``breadth`` fullest GPUs, or the next one if there are
-    none; of the fullest also cycles of up to ``levels`` + 1 GPUs, if ``levels`` > 0. ``pace [slots + 1]`` has
-    the least excess that any attempt had left after so many moves. One that is far behind is given up half-way
-    to ``limit``: it hardly ever catches up.
+    none; of the fullest also cycles of up to ``levels`` + 1 GPUs, if ``levels`` > 0.
+    It gives up when the moves left would not do even if they removed ``hope`` times as much as the one found,
+    since later ones hardly ever remove more.
     """
     slots = row.held.size
     k = slots // row.load.size
@@ -258,7 +254,7 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, pace, stop): 
                     if spent > 0 and removed > top * spent:
                         top, slot, cost, length = removed / spent, trial[0], spent, n
                         copy_into(trial, cycle)
-        if slot < 0 or moves + cost > limit:
+        if slot < 0 or moves + cost > limit or (cost > 0 and hope * top * (min(limit, slots) - moves) < total):
             break
         if length > 2:
             turn(row, cycle, length)
@@ -269,7 +265,4 @@ def descend(row, ceiling, limit, colocated, gaps, breadth, levels, pace, stop): 
         moves += cost
         recount_loads(row)
         total = excess(row, ceiling)
-        if 2 * moves >= limit and total > _BEHIND * pace[moves]:
-            break
-        pace[moves] = min(pace[moves], total)
     return moves

@@ -31,6 +31,9 @@ _GREEDY_LEVELS, _HOME_LEVELS = 3, 6
 _BREADTHS = (2, 3, 3, 1)
 """Fullest GPUs among whose moves the greedy chooses, in its first and further attempts."""
 
+_HOPE = 1.5
+"""How much more than the move at hand the later ones of an attempt may remove on average, before it is given up."""
+
 _CHUNK = 20_000
 """Steps of an annealing between two looks at the clock: a few milliseconds."""
 
@@ -191,12 +194,12 @@ def _repair(held, weight, reference, ceiling, gpus, limit, colocated, gaps, move
     """Repair every row in place, with cycles and without, where both fail with others; the best result goes home."""
     row = new_row(held.shape[1], gpus, weight.shape[1])
     best = np.empty(held.shape[1], np.int64)
-    pace = np.empty(held.shape[1] + 1)
+    # within a limit of moves what fails is an answer too
+    hope = _HOPE if limit == NO_LIMIT else np.inf
     tries = 4 if limit == NO_LIMIT and held.shape[1] > 2 * gpus else 2
     for r in range(held.shape[0]):
         enter(row, held[r], weight[r], reference[r])
         fewest, least = 0, np.inf
-        pace[:] = np.inf
         for attempt in range(tries):
             if attempt > 1 and least <= ceiling[r]:
                 break
@@ -204,7 +207,7 @@ def _repair(held, weight, reference, ceiling, gpus, limit, colocated, gaps, move
                 settle(row, held[r])
             most_moves = limit if attempt == 0 or least > ceiling[r] else min(limit, fewest - 1)
             levels = _GREEDY_LEVELS * int(attempt != 1)
-            descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, pace, stop)
+            descend(row, ceiling[r], most_moves, colocated, gaps, _BREADTHS[attempt], levels, hope, stop)
             found, most = count_moves(row), max(recount_loads(row), ceiling[r])
             if attempt == 0 or most < least or (most == least and found < fewest):
                 fewest, least = found, most
