@@ -19,6 +19,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
 from solvers.drive import Limits, Progress, Start, drive
 from solvers.pairing.branch import grow
+from solvers.pairing.compose import compose
 from solvers.pairing.decide import Verdict, decide
 from solvers.pairing.mend import repair
 from solvers.pairing.model import (
@@ -51,6 +52,9 @@ _MANY = 1200
 
 _LIKELY = (0.03, 0.1)
 """Shares of the relaxation's slack that a count may cost to be tried before the others; the repair tries both."""
+
+_COMPOSED = 0.5
+"""Redundant slots per expert from which counts are composed of cells: with fewer, cells are large."""
 
 _SECONDS_PER_COUNT = 2e-7
 """What listing the counts of all experts takes; where no more than that is left, nothing new is begun."""
@@ -179,6 +183,8 @@ class _LayerSearch:
         self._improve(_FIRST_STEPS, patience=1)
         if not self._closed() and not self._late():
             self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
+        if self.problem.num_redundant >= _COMPOSED * self.problem.num_experts:
+            self._compose()
         self._improve()
         self._close()
         placement = Placement(
@@ -209,6 +215,17 @@ class _LayerSearch:
             elif self.makespan < before:
                 undecided = math.inf
                 self._improve()
+
+    def _compose(self) -> None:
+        """Compose counts of cells at thresholds between bound and makespan, by bisection."""
+        floor = self.bound
+        while self._ceiling() > floor * (1 + self.gap) and not self._late():
+            threshold = (floor + self._ceiling()) / 2
+            counts = compose(self.load, threshold, self.problem.num_gpus, self.limits.deadline)
+            if counts is None:
+                floor = threshold
+            else:
+                self._accept(counts)
 
     def _tighten(self) -> None:
         """Raise the bound to the relaxation's, by bisection.
