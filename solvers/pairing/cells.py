@@ -37,16 +37,17 @@ class Cells:
     gpus: Integers
 
 
-def cells_at(load: Floats, threshold: float, spare: float) -> Cells:
-    """Cells of two and more experts within ``threshold`` and with at most ``spare`` room; after them, every expert alone.
+def cells_at(load: Floats, threshold: float, spare: float, plenty: float = 1.0) -> Cells:
+    """Cells within ``threshold`` and with at most ``spare`` room to spare; after them, every expert alone.
 
-    In a cell the largest copies are paired with the smallest, so it is built pair by pair: as long as
-    one expert has copies left, another joins the other side. At most ``spare`` in all is lost.
+    In a cell the largest copies, of half a GPU or more, are paired with the smallest, so it is built pair by
+    pair: as long as one expert has copies left, another joins the other side. ``plenty`` multiplies the room
+    that is usual where ``spare`` is larger.
     """
     order = np.argsort(load, kind="stable")
     ordered = load[order]
-    spares = np.minimum(np.array(_SPARE) * threshold / len(load), spare)
-    fewest = np.ceil(load / threshold).astype(np.int64)
+    spares = np.minimum(plenty * np.array(_SPARE) * threshold / len(load), spare)
+    fewest = np.maximum(np.ceil(load / threshold), 1).astype(np.int64)
     begun, lost = _begin(ordered, threshold)
     done = [_alone(np.argsort(order), fewest)]
     for length in range(1, MEMBERS):

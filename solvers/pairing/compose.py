@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from solvers.highs import load_highs, run
 from solvers.pairing.cells import Cells, Floats, Integers, cells_at
 
-_SURE = 0.9
+_SURE = 0.7
 """Share of the linear program from which cells are taken together with the most favoured one."""
 
-_PART = 0.5
+_PART = 0.3
 """Part of the experts that is left when new cells are listed: they may be less tight where fewer experts remain."""
 
 _EXACT = 26
@@ -26,20 +26,22 @@ _NODES = 50
 _TINY = 1e-6
 
 
-def compose(load: Floats, threshold: float, num_gpus: int, deadline: float = math.inf) -> Integers | None:
+def compose(
+    load: Floats, threshold: float, num_gpus: int, plenty: float = 1.0, deadline: float = math.inf
+) -> Integers | None:
     """Counts ``[experts]`` whose copies fit on the GPUs within ``threshold``, or None where none are met.
 
     Every placement falls into parts that share no expert, and where there are about as many copies as experts good
     ones fall into small parts, *cells*. Those with little room to spare are listed, and their choice is a set
     partition: every expert in one cell, on ``num_gpus`` GPUs in all. A dive takes what its linear program favours;
-    each time half of the experts are left, their cells are listed again, with more room.
+    each time a third of the experts is left, their cells are listed again, with more room.
     """
     counts, free = np.zeros(len(load), dtype=np.int64), np.arange(len(load))
     while len(free):
         spare = num_gpus * threshold - load[free].sum()
         if spare < 0:
             return None
-        cells = cells_at(load[free], threshold, spare)
+        cells = cells_at(load[free], threshold, spare, plenty)
         choice = _Choice(cells, len(free))
         taken = choice.exactly(num_gpus, deadline) if len(free) <= _EXACT else choice.dive(num_gpus, deadline)
         if not taken.any():
@@ -74,7 +76,7 @@ class _Choice:
         self.solver.passModel(model)
 
     def dive(self, num_gpus: int, deadline: float) -> NDArray[np.bool_]:
-        """``[cells]`` taken, as long as the others still fit: half of the experts or fewer."""
+        """``[cells]`` taken while the others still fit, until less than a third of the experts is left."""
         cells = self.cells
         taken, possible = np.zeros(self.size, dtype=bool), np.ones(self.size, dtype=bool)
         free, kept = np.ones(self.num_experts + 1, dtype=bool), taken.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,6 +56,12 @@ _LIKELY = (0.03, 0.1)
 
 _COMPOSED = 0.5
 """Redundant slots per expert from which counts are composed of cells: with fewer, cells are large."""
+
+_FINE = 4
+"""Gaps between threshold and makespan at which composing ends: it may fail at one threshold and not at the next."""
+
+_PLENTY = 1.5
+"""Room in cells when counts are composed again, beside that at first; it grows with the root of the effort."""
 
 _SECONDS_PER_COUNT = 2e-7
 """What listing the counts of all experts takes; where no more than that is left, nothing new is begun."""
@@ -120,7 +127,8 @@ def solve_pairing(
     -----
     For given replica counts, pairing the largest replica with the smallest is optimal, so only the
     counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
-    threshold, and a long annealing. Then the makespan to beat, less the gap, is tried as a
+    threshold, and a long annealing; before it, where copies are about as many as experts, counts are
+    composed of cells of few experts. Then the makespan to beat, less the gap, is tried as a
     threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
     exact arithmetic re-checks), or leaves few counts open. A tree of branches refutes these
     (``pairing_tree``, likewise), or, where they are many, CP-SAT finds better ones or
@@ -183,8 +191,7 @@ class _LayerSearch:
         self._improve(_FIRST_STEPS, patience=1)
         if not self._closed() and not self._late():
             self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
-        if self.problem.num_redundant >= _COMPOSED * self.problem.num_experts:
-            self._compose()
+        self._compose(1.0)
         self._improve()
         self._close()
         placement = Placement(
@@ -216,12 +223,15 @@ class _LayerSearch:
                 undecided = math.inf
                 self._improve()
 
-    def _compose(self) -> None:
-        """Compose counts of cells at thresholds between bound and makespan, by bisection."""
+    def _compose(self, plenty: float) -> None:
+        """Where copies are many, compose counts of cells at thresholds between bound and makespan."""
+        if self.problem.num_redundant < _COMPOSED * self.problem.num_experts:
+            return
         floor = self.bound
-        while self._ceiling() > floor * (1 + self.gap) and not self._late():
+        deadline = self.limits.deadline - self._kept()
+        while self._ceiling() - floor > _FINE * self.gap * floor and time.perf_counter() < deadline:
             threshold = (floor + self._ceiling()) / 2
-            counts = compose(self.load, threshold, self.problem.num_gpus, self.limits.deadline)
+            counts = compose(self.load, threshold, self.problem.num_gpus, plenty, deadline)
             if counts is None:
                 floor = threshold
             else:
@@ -266,6 +276,7 @@ class _LayerSearch:
         if self.descended == self.effort:
             return  # it would repeat itself
         self.descended = self.effort
+        self._compose(_PLENTY * math.sqrt(self.effort / _EFFORT))
         floor, steps = self.bound, round(_STEPS * self.effort)
         while self._ceiling() > floor * (1 + self.gap) and not self._late():
             threshold = (floor + self._ceiling()) / 2
@@ -294,6 +305,11 @@ class _LayerSearch:
     def _late(self) -> bool:
         return self.limits.left <= self.round
 
+    def _kept(self) -> float:
+        """Seconds that the search for counts leaves to the bisection for a bound, where it has not been."""
+        left = self.limits.left
+        return 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
+
     def _accept(self, counts: NDArray[np.int64]) -> None:
         makespan = paired_makespan(self.load, counts, self.problem.slots)
         if makespan < self.makespan:
@@ -303,12 +319,11 @@ class _LayerSearch:
         """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed, left, steps = self.counts, self.limits.seed, self.limits.left, per_slot * self.problem.slots
-            kept = 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
+            begin, seed, steps = self.counts, self.limits.seed, per_slot * self.problem.slots
             self._accept(
                 stoppable(
                     lambda stop: anneal(self.load, begin, self.problem, target, steps, seed, patience, stop),
-                    self.limits.deadline - kept,
+                    self.limits.deadline - self._kept(),
                 )
             )
 
