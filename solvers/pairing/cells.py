@@ -103,22 +103,32 @@ def _extend(load, threshold, length, begun, lost, closing, going):  # type: igno
             while expert < load.size and load[expert] <= copies * high:
                 total = lost[at] + pairs * (room - load[expert] / copies)
                 full = copies == abs(left)
-                if total <= (closing if full else going) and not (row[:length] == expert).any():
+                if total <= (closing if full else going) and not _holds(row, length, expert):
                     if full and num_closed < _ROOM:
-                        closed[num_closed] = row
-                        _join(closed[num_closed], length, expert, copies, pairs)
+                        _join(row, closed[num_closed], length, expert, copies, pairs)
                         num_closed += 1
                     elif not full and num_further < _ROOM:
-                        further[num_further], lost_further[num_further] = row, total
-                        _join(further[num_further], length, expert, copies, pairs)
+                        lost_further[num_further] = total
+                        _join(row, further[num_further], length, expert, copies, pairs)
                         num_further += 1
                 expert += 1
     return closed[:num_closed], further[:num_further], lost_further[:num_further]
 
 
 @kernel
-def _join(row, length, expert, copies, pairs):  # type: ignore[no-untyped-def]
-    """Write the new expert to a row; it joins the side that has no copies left."""
+def _holds(row, length, expert):  # type: ignore[no-untyped-def]
+    """Whether the expert is a member already."""
+    for i in range(length):
+        if row[i] == expert:
+            return True
+    return False
+
+
+@kernel
+def _join(cell, row, length, expert, copies, pairs):  # type: ignore[no-untyped-def]
+    """Write a cell and its new expert to a row; it joins the side that has no copies left."""
+    for i in range(row.size):
+        row[i] = cell[i]
     row[length], row[MEMBERS + length] = expert, copies
     row[_GPUS] += pairs
     if row[_LEFT] > 0:
