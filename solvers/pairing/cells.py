@@ -118,10 +118,10 @@ def _extend(load, threshold, length, begun, lost, closing, going):  # type: igno
 @kernel
 def _holds(row, length, expert):  # type: ignore[no-untyped-def]
     """Whether the expert is a member already."""
-    for i in range(length):
-        if row[i] == expert:
-            return True
-    return False
+    at = 0
+    while at < length and row[at] != expert:
+        at += 1
+    return at < length
 
 
 @kernel
