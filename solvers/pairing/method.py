@@ -125,28 +125,22 @@ def solve_pairing(
 
     Notes
     -----
-    For given replica counts, pairing the largest replica with the smallest is optimal, so only the
-    counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
-    threshold, and a long annealing; before it, where copies are about as many as experts, counts are
-    composed of cells of few experts. Then the makespan to beat, less the gap, is tried as a
-    threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
-    exact arithmetic re-checks), or leaves few counts open. A tree of branches refutes these
-    (``pairing_tree``, likewise), or, where they are many, CP-SAT finds better ones or
-    proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
-    long, local search repairs what the relaxation favours at thresholds in between. Within a time
-    limit the long annealing leaves time to bisect for the best bound of the relaxation.
+    For given replica counts, pairing the largest replica with the smallest is optimal, so only the counts are
+    searched: a short annealing, a first linear relaxation, whose dual weights bound at every threshold, and a
+    long annealing; before it, where copies are about as many as experts, counts are composed of cells of few
+    experts. Then the makespan to beat, less the gap, is tried as a threshold. The relaxation refutes it
+    (bound source ``pairing_lp``, with a certificate that exact arithmetic re-checks), or leaves few counts
+    open. A tree of branches refutes these (``pairing_tree``, likewise), or, where they are many, CP-SAT finds
+    better ones or proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT
+    takes long, local search repairs what the relaxation favours at thresholds in between. Within a time limit
+    the long annealing leaves time to bisect for the best bound of the relaxation.
 
-    Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
-    Where it is not, the bound is that of the problem with colocation (and at most one copy of an
-    expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
-
-    Examples
-    --------
-    >>> from moeopt import PlacementProblem
-    >>> from solvers import solve_pairing
-    >>> found = solve_pairing(PlacementProblem([[9, 5, 4, 2]], num_gpus=3, num_slots=6))
-    >>> found.status[0].name, found.makespan.tolist()
-    ('OPTIMAL', [7.0])
+    Whether slots may stay empty makes no difference to the optimum where colocation is allowed. Where it is
+    not, the bound is that of the problem with colocation (and at most one copy of an expert per GPU in
+    number), and the placement is repaired, so a layer can stay FEASIBLE. Examples -------- >>> from moeopt
+    import PlacementProblem >>> from solvers import solve_pairing >>> found =
+    solve_pairing(PlacementProblem([[9, 5, 4, 2]], num_gpus=3, num_slots=6)) >>> found.status[0].name,
+    found.makespan.tolist() ('OPTIMAL', [7.0])
     """
     limits = Limits(time_limit, tolerance, workers, seed)
     return drive(problem, solve_layer, limits, start=start, jobs=jobs, budget=budget, progress=progress)
