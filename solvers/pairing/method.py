@@ -137,10 +137,15 @@ def solve_pairing(
 
     Whether slots may stay empty makes no difference to the optimum where colocation is allowed. Where it is
     not, the bound is that of the problem with colocation (and at most one copy of an expert per GPU in
-    number), and the placement is repaired, so a layer can stay FEASIBLE. Examples -------- >>> from moeopt
-    import PlacementProblem >>> from solvers import solve_pairing >>> found =
-    solve_pairing(PlacementProblem([[9, 5, 4, 2]], num_gpus=3, num_slots=6)) >>> found.status[0].name,
-    found.makespan.tolist() ('OPTIMAL', [7.0])
+    number), and the placement is repaired, so a layer can stay FEASIBLE.
+
+    Examples
+    --------
+    >>> from moeopt import PlacementProblem
+    >>> from solvers import solve_pairing
+    >>> found = solve_pairing(PlacementProblem([[9, 5, 4, 2]], num_gpus=3, num_slots=6))
+    >>> found.status[0].name, found.makespan.tolist()
+    ('OPTIMAL', [7.0])
     """
     limits = Limits(time_limit, tolerance, workers, seed)
     return drive(problem, solve_layer, limits, start=start, jobs=jobs, budget=budget, progress=progress)
@@ -313,13 +318,9 @@ class _LayerSearch:
         """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed, steps = self.counts, self.limits.seed, per_slot * self.problem.slots
-            self._accept(
-                stoppable(
-                    lambda stop: anneal(self.load, begin, self.problem, target, steps, seed, patience, stop),
-                    self.limits.deadline - self._kept(),
-                )
-            )
+            steps, seed = per_slot * self.problem.slots, self.limits.seed
+            work = partial(anneal, self.load, self.counts, self.problem, target, steps, seed, patience)
+            self._accept(stoppable(work, self.limits.deadline - self._kept()))
 
     def _columns(self, threshold: float) -> Columns | None:
         columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
