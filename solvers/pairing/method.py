@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
 from solvers.drive import Limits, Progress, Start, drive
 from solvers.pairing.branch import grow
+from solvers.pairing.compose import compose
 from solvers.pairing.decide import Verdict, decide
 from solvers.pairing.mend import repair
 from solvers.pairing.model import (
@@ -51,6 +53,15 @@ _MANY = 1200
 
 _LIKELY = (0.03, 0.1)
 """Shares of the relaxation's slack that a count may cost to be tried before the others; the repair tries both."""
+
+_COMPOSED = 0.5
+"""Redundant slots per expert from which counts are composed of cells: with fewer, cells are large."""
+
+_FINE = 4
+"""Gaps between threshold and makespan at which composing ends: it may fail at one threshold and not at the next."""
+
+_PLENTY = 1.5
+"""Room in cells when counts are composed again, beside that at first; it grows with the root of the effort."""
 
 _SECONDS_PER_COUNT = 2e-7
 """What listing the counts of all experts takes; where no more than that is left, nothing new is begun."""
@@ -114,19 +125,19 @@ def solve_pairing(
 
     Notes
     -----
-    For given replica counts, pairing the largest replica with the smallest is optimal, so only the
-    counts are searched: a short annealing, a first linear relaxation, whose dual weights bound at every
-    threshold, and a long annealing. Then the makespan to beat, less the gap, is tried as a
-    threshold. The relaxation refutes it (bound source ``pairing_lp``, with a certificate that
-    exact arithmetic re-checks), or leaves few counts open. A tree of branches refutes these
-    (``pairing_tree``, likewise), or, where they are many, CP-SAT finds better ones or
-    proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT takes
-    long, local search repairs what the relaxation favours at thresholds in between. Within a time
-    limit the long annealing leaves time to bisect for the best bound of the relaxation.
+    For given replica counts, pairing the largest replica with the smallest is optimal, so only the counts are
+    searched: a short annealing, a first linear relaxation, whose dual weights bound at every threshold, and a
+    long annealing; before it, where copies are about as many as experts, counts are composed of cells of few
+    experts. Then the makespan to beat, less the gap, is tried as a threshold. The relaxation refutes it
+    (bound source ``pairing_lp``, with a certificate that exact arithmetic re-checks), or leaves few counts
+    open. A tree of branches refutes these (``pairing_tree``, likewise), or, where they are many, CP-SAT finds
+    better ones or proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT
+    takes long, local search repairs what the relaxation favours at thresholds in between. Within a time limit
+    the long annealing leaves time to bisect for the best bound of the relaxation.
 
-    Whether slots may stay empty makes no difference to the optimum where colocation is allowed.
-    Where it is not, the bound is that of the problem with colocation (and at most one copy of an
-    expert per GPU in number), and the placement is repaired, so a layer can stay FEASIBLE.
+    Whether slots may stay empty makes no difference to the optimum where colocation is allowed. Where it is
+    not, the bound is that of the problem with colocation (and at most one copy of an expert per GPU in
+    number), and the placement is repaired, so a layer can stay FEASIBLE.
 
     Examples
     --------
@@ -179,6 +190,7 @@ class _LayerSearch:
         self._improve(_FIRST_STEPS, patience=1)
         if not self._closed() and not self._late():
             self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
+        self._compose(1.0)
         self._improve()
         self._close()
         placement = Placement(
@@ -209,6 +221,20 @@ class _LayerSearch:
             elif self.makespan < before:
                 undecided = math.inf
                 self._improve()
+
+    def _compose(self, plenty: float) -> None:
+        """Where copies are many, compose counts of cells at thresholds between bound and makespan."""
+        if self.problem.num_redundant < _COMPOSED * self.problem.num_experts:
+            return
+        floor = self.bound
+        deadline = self.limits.deadline - self._kept()
+        while self._ceiling() - floor > _FINE * self.gap * floor and time.perf_counter() < deadline:
+            threshold = (floor + self._ceiling()) / 2
+            counts = compose(self.load, threshold, self.problem.num_gpus, plenty, deadline)
+            if counts is None:
+                floor = threshold
+            else:
+                self._accept(counts)
 
     def _tighten(self) -> None:
         """Raise the bound to the relaxation's, by bisection.
@@ -249,6 +275,7 @@ class _LayerSearch:
         if self.descended == self.effort:
             return  # it would repeat itself
         self.descended = self.effort
+        self._compose(_PLENTY * math.sqrt(self.effort / _EFFORT))
         floor, steps = self.bound, round(_STEPS * self.effort)
         while self._ceiling() > floor * (1 + self.gap) and not self._late():
             threshold = (floor + self._ceiling()) / 2
@@ -277,6 +304,11 @@ class _LayerSearch:
     def _late(self) -> bool:
         return self.limits.left <= self.round
 
+    def _kept(self) -> float:
+        """Seconds that the search for counts leaves to the bisection for a bound, where it has not been."""
+        left = self.limits.left
+        return 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
+
     def _accept(self, counts: NDArray[np.int64]) -> None:
         makespan = paired_makespan(self.load, counts, self.problem.slots)
         if makespan < self.makespan:
@@ -286,14 +318,9 @@ class _LayerSearch:
         """Anneal the best counts, as long as there is time for the bound as well."""
         if not self._closed():
             target = self.bound * (1 + self.gap)
-            begin, seed, left, steps = self.counts, self.limits.seed, self.limits.left, per_slot * self.problem.slots
-            kept = 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
-            self._accept(
-                stoppable(
-                    lambda stop: anneal(self.load, begin, self.problem, target, steps, seed, patience, stop),
-                    self.limits.deadline - kept,
-                )
-            )
+            steps, seed = per_slot * self.problem.slots, self.limits.seed
+            work = partial(anneal, self.load, self.counts, self.problem, target, steps, seed, patience)
+            self._accept(stoppable(work, self.limits.deadline - self._kept()))
 
     def _columns(self, threshold: float) -> Columns | None:
         columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
