@@ -31,6 +31,9 @@ _STEP = 1e-4
 _HOT, _COLD = 1e-3, 1e-5
 """Temperatures at the first and last step, relative to the makespan: rises that are accepted now and then."""
 
+_ROUGH = 7.0
+"""Slots over which, squared, a run begins hotter: with few slots every change is a large one."""
+
 _UNITS = 2**20
 """Makespan in the whole numbers that the annealing reckons with; fewer where sums might exceed 32 bits."""
 
@@ -231,7 +234,7 @@ def _anneal(load, start, cap, slots, target, units, steps, seed, run, stop):  # 
     for expert in range(experts):
         given = _list_giver(expert, counts[expert], load[expert] * scale, aim, givers, place, given)
     energy = _excess(sizes, aim)
-    heat, cooling = _HOT * aim, (_COLD / _HOT) ** (1.0 / steps)
+    heat, cooling = max(_HOT, (_ROUGH / slots) ** 2) * aim, (_COLD / _HOT) ** (1.0 / steps)
     state = random_state(seed, run)
     for _ in range(steps):
         if raised(stop) or given == 0:
