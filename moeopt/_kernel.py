@@ -31,6 +31,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     return compiled
 
 
+@kernel
+def copy_into(values, copy):  # type: ignore[no-untyped-def]
+    """Do as ``copy[:size] = values``, for which numba would compile how to tell shapes in words, two seconds long."""
+    for i in range(values.size):
+        copy[i] = values[i]
+
+
 class _Compilation(event.Listener):
     """Tells names of compiled functions of ours, the outermost of each time."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,20 @@ from moeopt._stop import Flag, raised
 
 _SHARE = 0.5
 """Share of the work left that one threshold may take."""
+
+_BITS = 50
+"""Binary digits of the total of rounded loads."""
+
+
+def whole_loads(load: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Loads as whole numbers, and the binary digits by which they are scaled: counts as they are, others rounded down.
+
+    No load is so small that floats round bounds in tokens.
+    """
+    if load.dtype.kind == "i":
+        return load.astype(np.int64), 0
+    digits = _BITS - math.frexp(float(load.sum()))[1]
+    return np.floor(np.ldexp(load, digits)).astype(np.int64), digits
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,9 @@ def standalone() -> str:
 
 def main() -> None:
     """Write the script."""
-    TARGET.write_text(standalone())
-    print(f"written: {TARGET.relative_to(ROOT)}, {standalone().count(chr(10))} lines")
+    text = standalone()
+    TARGET.write_text(text)
+    print(f"written: {TARGET.relative_to(ROOT)}, {text.count(chr(10))} lines")
 
 
 def _modules(name: str, found: dict[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moeopt._stop import Flag, stoppable
 from moeopt.bounds import Bound, lower_bound
-from moeopt.covers import find_cover
+from moeopt.covers import find_cover, whole_loads
 from moeopt.methods import refusal, refuses
 from moeopt.problem import PlacementProblem
 from moeopt.solution import Solution
@@ -40,9 +40,6 @@ _TABLE = 1 << 17
 
 _FINEST = 10
 """Halvings of a move from which on the most that contents are worth is looked for below what the table says."""
-
-_BITS = 50
-"""Binary digits of the total of rounded loads."""
 
 
 def _reason(problem: PlacementProblem) -> str:
@@ -122,9 +119,9 @@ class LayerSearch:
         # no placement has more moves than experts
         self.fewest = int(np.nanmin([fewest, self.problem.num_experts]))
         true = self.problem.load.values[0]
-        digits = 0 if self.problem.load.is_integer else _BITS - math.frexp(float(true.sum()))[1]
         self.order = np.argsort(-true, kind="stable")
-        self.load = np.floor(np.ldexp(true[self.order], digits)).astype(np.int64)
+        whole, digits = whole_loads(true)
+        self.load = whole[self.order]
         self.most = math.floor(math.ldexp(float(self.problem.highest_makespan[0]), digits))
         self.unit = int(certificate["unit"])
         prices = np.array([row[0] for row in certificate["bring"]])

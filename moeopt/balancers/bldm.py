@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._sorting import rising_order
 from moeopt.balancers._reasons import packs_blindly
 from moeopt.balancers.staged import staged_placement
@@ -121,8 +121,7 @@ def _difference(weight, falling, num_packs, slot):  # type: ignore[no-untyped-de
                 total[large] += total[small]
                 following[last[large]] = small
                 last[large] = last[small]
-            for i in range(num_packs):
-                order[other, i] = order[widest, i]
+            copy_into(order[widest], order[other])
             _sort_packs(total, order[other])
             spread[other] = total[order[other, 0]] - total[order[other, num_packs - 1]]
             sift_down(heap[:size], spread, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._stop import stoppable
 from moeopt.balancers._reasons import counts_no_moves
 from moeopt.balancers.start import as_start, first_placement
@@ -74,8 +74,7 @@ def _descend(all_slots, all_size, colocated, per_node, stop):  # type: ignore[no
     load = np.empty(per_node)
     size = np.zeros(empty + 1)
     for layer in range(layers):
-        for expert in range(empty):
-            size[expert] = all_size[layer, expert]
+        copy_into(all_size[layer], size)
         most = 0.0  # of the nodes so far: below it a node need not go
         for first in range(0, gpus, per_node):
             slots = all_slots[layer, first : first + per_node]

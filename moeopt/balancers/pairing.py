@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import _arguments as arguments
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._random import below, random_state, uniform
 from moeopt._stop import Flag, never, raised, stoppable
 from moeopt.balancers.start import capped_counts
@@ -299,14 +299,14 @@ def _resize(sizes, out, old, copies, new, number):  # type: ignore[no-untyped-de
     gone, at = _rank(sizes, old), _rank(sizes, new)
     if new > old:
         first = at - copies
-        _copy(sizes[:gone], out[:gone])
-        _copy(sizes[gone + copies : at], out[gone:first])
-        _copy(sizes[at:], out[first + number :])
+        copy_into(sizes[:gone], out[:gone])
+        copy_into(sizes[gone + copies : at], out[gone:first])
+        copy_into(sizes[at:], out[first + number :])
     else:
         first = at
-        _copy(sizes[:at], out[:at])
-        _copy(sizes[at:gone], out[at + number : gone + number])
-        _copy(sizes[gone + copies :], out[gone + number :])
+        copy_into(sizes[:at], out[:at])
+        copy_into(sizes[at:gone], out[at + number : gone + number])
+        copy_into(sizes[gone + copies :], out[gone + number :])
     for i in range(first, first + number):
         out[i] = new
 
@@ -322,13 +322,6 @@ def _rank(sizes, size):  # type: ignore[no-untyped-def]
         else:
             high = middle
     return low
-
-
-@kernel
-def _copy(source, target):  # type: ignore[no-untyped-def]
-    """Copy in a loop that the compiler vectorises."""
-    for i in range(source.size):
-        target[i] = source[i]
 
 
 @kernel

@@ -6,7 +6,7 @@ recomputed wherever they decide what is kept.
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._sorting import rising_order
 from moeopt._stop import raised
 
@@ -26,10 +26,9 @@ def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
 
 @kernel
 def copy_slots(slots, copy):  # type: ignore[no-untyped-def]
-    """Do as ``copy[:] = slots``, for which numba would compile how to tell shapes in words, two seconds long."""
+    """Do as ``copy[:] = slots``, GPU by GPU."""
     for g in range(slots.shape[0]):
-        for t in range(slots.shape[1]):
-            copy[g, t] = slots[g, t]
+        copy_into(slots[g], copy[g])
 
 
 @kernel

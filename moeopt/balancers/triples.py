@@ -17,6 +17,9 @@ Floats = NDArray[np.float64]
 LEANS = (0.0, 0.25, 0.35, 0.15, 0.5, 0.3, 0.2, 0.4, 0.1, 0.6)
 """Divisor methods (``divisor_counts``) whose counts are worth a walk, in this order: EPLB's may have no packing."""
 
+ROOM = 6e-4
+"""How far above the target the cap of a first look is."""
+
 HOT, COLD = 1.2, 0.8
 """First and last temperature of a walk, in units of a GPU's average slack."""
 
@@ -374,7 +377,7 @@ def walk_row(slots, all_size, target, before, pace, halfway, colocated, state, s
     expert = rising
     cap, hot, cold, cooling, steps, loose = target, HOT, COLD, 100_000, 300_000, 3
     if pace == 0:
-        cap, hot, cold, cooling, steps = target * 1.0006, 1.0, 0.5, 1000, 2000
+        cap, hot, cold, cooling, steps = target * (1 + ROOM), 1.0, 0.5, 1000, 2000
     elif halfway:
         cap, cooling, steps = (target + before) / 2, 20_000, 60_000
     elif pace == 1:

@@ -158,7 +158,7 @@ def solve_configuration(
     Notes
     -----
     Replica counts of EPLB, then of other divisor methods, are packed under the combinatorial bound times
-    ``1 + gap`` by a walk over partial partitions (``pack_triples``). Where that fails, the configuration LP
+    ``1 + tolerance`` by a walk over partial partitions (``pack_triples``). Where that fails, the configuration LP
     raises the bound, and with it the ceiling for the packing. Where it shares a hot expert between two
     counts, branching on them raises the bound further (``Tree``). Its prices leave few contents for a GPU
     where the bound is far above the mean load; branch and bound then chooses contents and counts

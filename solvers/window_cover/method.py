@@ -9,7 +9,7 @@ import numpy as np
 from moeopt import bounds
 from moeopt._stop import stoppable
 from moeopt.bounds import Bound
-from moeopt.covers import CoverSearch, Effort
+from moeopt.covers import CoverSearch, Effort, whole_loads
 from moeopt.methods import refuses, without_rules
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
@@ -23,9 +23,6 @@ MAX_SETS = 300_000
 
 _TABLE = 1 << 17
 """Sets of experts remembered as leaving no cover: two megabytes."""
-
-_BITS = 50
-"""Binary digits of the total of rounded loads."""
 
 _UNLIMITED = 1 << 62
 """More work than anybody waits for."""
@@ -109,13 +106,12 @@ def _alone(problem: PlacementProblem, known: Solution, limits: Limits) -> Soluti
 @refuses(_reason)
 def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits, *, work: int = _UNLIMITED) -> Solution:
     """Solve one layer, given what is known about it; at most ``work`` sets are looked at."""
-    true, exact = problem.load.values[0], problem.load.is_integer
-    # counts are exact, their total is below 2**53; no load is so small that floats round bounds in tokens
-    digits = 0 if exact else _BITS - math.frexp(float(true.sum()))[1]
-    whole = true if exact else np.floor(np.ldexp(true, digits)).astype(np.int64)
+    true = problem.load.values[0]
+    whole, digits = whole_loads(true)
     least, makespan = 0, int(whole.sum())
     if not math.isnan(known.lower_bound[0]):
-        least = math.ceil(math.ldexp(float(known.lower_bound[0]), digits)) - (0 if exact else problem.slots_per_gpu)
+        lost = 0 if problem.load.is_integer else problem.slots_per_gpu
+        least = math.ceil(math.ldexp(float(known.lower_bound[0]), digits)) - lost
     if known.placement is not None:
         makespan = int(whole[known.placement.phy2log[0]].reshape(problem.num_gpus, -1).sum(axis=1).max())
     order = np.argsort(-true, kind="stable")

@@ -90,7 +90,7 @@ def check(problem, certificate):
     return refutes(problem.load.values[0].tolist(), problem.slots, problem.max_replicas, certificate)
 
 
-def test_linear_bounds_are_refuted_anew_in_exact_arithmetic():
+def test_linear_bounds_are_refuted_again_in_exact_arithmetic():
     for problem, solution, certificate in proofs("pairing_lp"):
         assert certificate["threshold"] == solution.lower_bound[0]
         assert check(problem, certificate)

@@ -17,7 +17,6 @@ from moeopt.balancers.climbing.stages import (
     PAIRS,
     QUICK,
     REPAIR,
-    ROOM,
     SWAPS,
     WALK,
     Stage,
@@ -25,6 +24,7 @@ from moeopt.balancers.climbing.stages import (
 )
 from moeopt.balancers.climbing.windows import cover_rows
 from moeopt.balancers.pairing import anneal_layer
+from moeopt.balancers.triples import ROOM
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._random import below
 from moeopt._sorting import rising_order
 from moeopt._stop import raised
@@ -82,8 +82,7 @@ def _fit(pool, n, size, cap, k, draws, state, pick, trial, used, tail):  # type:
             used[trial[t]] = False
         if pair >= 0 and cap - room + pair > best:
             best = cap - room + pair
-            for t in range(k):
-                pick[t] = trial[t]
+            copy_into(trial, pick)
     return best
 
 
@@ -210,6 +209,5 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most, s
         if (new_excess < excess * (1 - 1e-12) or gathers) and (colocated or distinct(rows[:r], empty)):
             for q in range(r):
                 load[chosen[q]] = after[q]
-                for t in range(k):
-                    slots[chosen[q], t] = rows[q, t]
+                copy_into(rows[q], slots[chosen[q]])
     return most

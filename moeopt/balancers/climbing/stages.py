@@ -17,9 +17,6 @@ SWAPS, DEAL, REPAIR, WALK, MEND, COUNTS, LEVEL, PAIRS, COVER = range(9)
 QUICK, BRISK, THOROUGH = range(3)
 """Paces: a first look under a cap that leaves room, a short run, a full run."""
 
-ROOM = 6e-4
-"""How far above the target the cap of a first look with three slots per GPU is."""
-
 
 class Stage(NamedTuple):
     """A kind at a pace, under a cap at the target, or halfway between target and makespan."""

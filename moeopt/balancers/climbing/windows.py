@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._stop import Flag
-from moeopt.covers import CoverSearch, Effort
+from moeopt.covers import CoverSearch, Effort, whole_loads
 
 MAX_ITEMS = 128
 """Slots of a layer that the bit masks of covers hold."""
@@ -19,9 +19,6 @@ _GAP = 2e-5
 _PARTITION = Effort(most_sets=40_000, remembered=1 << 14, work=3_000_000)
 _COPIES = Effort(most_sets=40_000, remembered=1 << 14, work=500_000)
 """Ten milliseconds at most, one or two as a rule; less where other counts may be better anyway."""
-
-_BITS = 50
-"""Binary digits of the total of rounded loads."""
 
 
 def cover_rows(
@@ -40,9 +37,9 @@ def cover_rows(
         items = slots[row].ravel()
         copies = np.bincount(items, minlength=weight.shape[1] + 1)[:-1]
         load = np.append(weight[row] / copies, 0.0)[items]
-        digits = _BITS - math.frexp(float(load.sum()))[1]
         order = np.argsort(-load, kind="stable")
-        whole = np.ldexp(load, digits).astype(np.int64)[order]
+        whole, digits = whole_loads(load)
+        whole = whole[order]
         least = int(whole[0] + whole[1 - slots.shape[2] :].sum())
         bound = max(int(math.ldexp(float(target[row]), digits) / (1 + _GAP)), least)
         reached = int(math.ldexp(float(makespan[row]), digits))

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._random import below
 from moeopt.balancers.repairing.kernels import (
     arrival,
-    copy_into,
     count_moves,
     departure,
     excess,

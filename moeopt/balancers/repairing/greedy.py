@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._stop import raised
 from moeopt.balancers.repairing.cycles import cheapest_cycle, cycle_cost, turn
 from moeopt.balancers.repairing.kernels import (
     FREE,
     TINY,
-    copy_into,
     count_moves,
     excess,
     exchange,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 
 FREE = 0.25
 """What an exchange without moves counts as moves when it is compared with others."""
@@ -85,13 +85,6 @@ def settle(row, held):  # type: ignore[no-untyped-def]
     for expert in range(empty):
         row.size[expert] = row.weight[expert] / max(row.count[expert], 1)
     recount_loads(row)
-
-
-@kernel
-def copy_into(values, copy):  # type: ignore[no-untyped-def]
-    """Do as ``copy[:size] = values``, for which numba would compile how to tell shapes in words, two seconds long."""
-    for i in range(values.size):
-        copy[i] = values[i]
 
 
 @kernel

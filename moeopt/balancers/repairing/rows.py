@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._stop import Flag, in_shares, raised
 from moeopt.balancers.repairing.anneal import anneal
 from moeopt.balancers.repairing.cycles import go_home
 from moeopt.balancers.repairing.greedy import descend
-from moeopt.balancers.repairing.kernels import copy_into, count_moves, enter, new_row, recount_loads, settle
+from moeopt.balancers.repairing.kernels import count_moves, enter, new_row, recount_loads, settle
 from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import bounds
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._stop import raised, stoppable
 from moeopt.balancers.repairing.best import Best, Floats
-from moeopt.balancers.repairing.kernels import copy_into, count_moves, enter, exchange, new_row, recount_loads
+from moeopt.balancers.repairing.kernels import count_moves, enter, exchange, new_row, recount_loads
 from moeopt.balancers.repairing.rows import anneal_rows, repair_rows, rows_of
 from moeopt.placement import Placement
 
