@@ -25,11 +25,17 @@ _MARGIN = 1e-12
 _PRECISION = 2e-9
 """Relative excess of a price below which the linear program counts as solved."""
 
+FRACTIONAL = 0.98
+"""Share of an expert on one count from which it counts as settled."""
+
 TOLERANCE = 2e-6
 """Relative distance of the thresholds, one refuted and one not, at which the bisection ends."""
 
 _FIRST_STEP = 3e-5
 """Relative height of the first threshold above the mean load; most layers with replicas stay below it."""
+
+_DUAL, _PRIMAL = 1, 4
+"""HiGHS's simplex methods: the first after contents were closed, the second after some were added."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Relaxation:
 class Dual:
     """The LP over prices, the contents found so far, the best bound, and the least threshold not refuted.
 
-    ``ranges`` are the fewest and most copies of experts whose count is restricted.
+    ``ranges`` are the fewest and most copies of experts whose count is restricted. HiGHS is given its dual, a row
+    for each expert and a column for each content; those that do not fit are closed, so that the basis stays.
     """
 
     loads: Floats
@@ -70,53 +77,59 @@ class Dual:
 
     def __post_init__(self) -> None:
         experts = len(self.loads)
-        most = self.num_gpus * self.slots_per_gpu - experts + 1
-        copies = np.arange(1, most + 1)
-        self.expert = np.repeat(np.arange(experts), most)
-        self.copies = np.tile(copies, experts)
-        self.size = self.loads[self.expert] / self.copies
-        for expert, (fewest, most_here) in self.ranges.items():
-            out = (self.expert == expert) & ((self.copies < fewest) | (self.copies > most_here))
-            self.size[out] = np.inf  # no content holds it
-        self.order = np.argsort(self.size, kind="stable")
+        self.most = self.num_gpus * self.slots_per_gpu - experts + 1
+        self.expert = np.repeat(np.arange(experts), self.most)
+        self.copies = np.tile(np.arange(1, self.most + 1), experts)
+        self.kept = np.empty(len(self.expert), dtype=np.int64)
         self.seen: set[tuple[int, ...]] = set()
-        self.contents: list[tuple[int, ...]] = []
-        self.kept = np.empty(len(self.size), dtype=np.int64)
-        self.highspy = load_highs()
-        self.model = self.highspy.Highs()
-        self.model.setOptionValue("output_flag", False)
-        self.model.setOptionValue("threads", 1)
+        self.contents = np.empty((0, self.slots_per_gpu), dtype=np.int64)
+        self.is_open = np.empty(0, dtype=np.bool_)
+        self.closed = False
+        self.restrict(self.ranges)
         self._prove(self.loads)
         self._prove(
             (np.arange(experts) == np.argmax(self.loads)).astype(float)
-        )  # no row holds an expert that never fits
+        )  # no content holds an expert that never fits
         self._build()
 
     def _build(self) -> None:
         """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does.
 
-        Unless their counts are restricted: prices of such experts are free.
+        Unless their counts are restricted: prices of such experts are free, up to the number of GPUs.
         """
         experts = len(self.loads)
-        infinity = self.highspy.kHighsInf
-        self.model.addVars(experts, np.zeros(experts), np.full(experts, infinity))
-        self.model.changeColsCost(experts, np.arange(experts, dtype=np.int32), np.full(experts, -1.0))
-        rising = [e for e in np.argsort(self.loads, kind="stable").astype(np.int32) if int(e) not in self.ranges]
-        for lighter, heavier in itertools.pairwise(rising):
-            self.model.addRow(0.0, infinity, 2, np.array([lighter, heavier]), np.array([-1.0, 1.0]))
-        self.fixed_rows = max(len(rising) - 1, 0)
-        most = len(self.size) // experts
-        for expert, fewest in enumerate(np.ceil(self.loads / self.bound).clip(1, most).astype(int)):
-            low, high = self.ranges.get(expert, (1, most))
-            self._add((expert * most + min(max(int(fewest), low), high) - 1,))
+        self.highspy = load_highs()
+        self.infinity = self.highspy.kHighsInf
+        self.model = self.highspy.Highs()
+        self.model.setOptionValue("output_flag", False)
+        self.model.setOptionValue("threads", 1)
+        for _ in range(experts):
+            self.model.addRow(1.0, self.infinity, 0, np.empty(0, dtype=np.int32), np.empty(0))
+        rising = [e for e in np.argsort(self.loads, kind="stable").tolist() if e not in self.ranges]
+        pairs = [{lighter: 1.0, heavier: -1.0} for lighter, heavier in itertools.pairwise(rising)]
+        self.rising = len(pairs)
+        self._columns(0.0, pairs)
+        self._columns(float(self.num_gpus), [{expert: 1.0} for expert in range(experts)])
+        self.fixed = self.rising + experts
+        least = np.ceil(self.loads / self.bound).clip(1, self.most).astype(int)
+        for expert, (fewest, most) in self.ranges.items():
+            least[expert] = min(max(int(least[expert]), fewest), most)
+        self._add([(expert * self.most + count - 1,) for expert, count in enumerate(least.tolist())])
+
+    def restrict(self, ranges: dict[int, tuple[int, int]]) -> None:
+        """Let experts have no other counts than those in ``ranges``, from the fewest to the most copies."""
+        self.ranges = ranges
+        self.size = self.loads[self.expert] / self.copies
+        for expert, (fewest, most) in ranges.items():
+            out = (self.expert == expert) & ((self.copies < fewest) | (self.copies > most))
+            self.size[out] = np.inf  # no content holds it
+        self.order = np.argsort(self.size, kind="stable")
 
     def within(self, expert: int, fewest: int, most: int) -> Dual:
         """The same LP where ``expert`` has ``fewest`` to ``most`` copies, from what is known here."""
         ranges = self.ranges | {expert: (fewest, most)}
         part = Dual(self.loads, self.num_gpus, self.slots_per_gpu, ranges, self.bound, self.certificate)
-        for content in self.contents:
-            if content not in part.seen and np.isfinite(part.size[list(content)]).all():
-                part._add(content)
+        part._add([content for content in self.seen if np.isfinite(part.size[list(content)]).all()])
         return part
 
     def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
@@ -136,14 +149,12 @@ class Dual:
 
     def _refute(self, threshold: float, deadline: float) -> bool | None:
         """Raise the bound to ``threshold``, or learn that no prices can; None = out of time."""
-        self._forget(threshold)
+        self._open_within(threshold)
         best = np.array(self.certificate["prices"], dtype=float)
         while self.bound < threshold:
-            run(self.model, deadline)
-            if time.perf_counter() > deadline:
+            prices = self._solve(deadline)
+            if prices is None:
                 return None
-            solution = self.model.getSolution()
-            prices = np.maximum(np.array(solution.col_value), 0.0)
             if prices.sum() <= self.num_gpus * (1 + _PRECISION):
                 return False
             middle = (prices / prices.sum() + best / best.sum()) / 2
@@ -156,6 +167,16 @@ class Dual:
                 # No content that fits is worth more than 1: these prices prove it, unless rounding decides.
                 return self._prove(prices) and self.bound >= threshold
         return True
+
+    def _solve(self, deadline: float) -> Floats | None:
+        """Best prices for the contents that are open, ``[experts]``; None = out of time."""
+        self.model.setOptionValue("simplex_strategy", _DUAL if self.closed else _PRIMAL)
+        self.closed = False
+        run(self.model, deadline)
+        if time.perf_counter() > deadline:
+            return None
+        prices: Floats = np.maximum(np.array(self.model.getSolution().row_dual), 0.0)
+        return prices
 
     def _front(self, price: NDArray[Any]) -> tuple[NDArray[np.int64], Floats, NDArray[Any]]:
         """Undominated items in rising size behind an empty slot: item, size, price."""
@@ -188,65 +209,93 @@ class Dual:
         members = np.zeros((len(items), self.slots_per_gpu), dtype=np.int64)
         worth = np.full(len(items), -1.0)
         most_valuable(size, value, threshold * (1 + 3 * _MARGIN), self.slots_per_gpu, members, worth)
-        each = prices[self.expert] / self.copies
-        added = 0
-        for row in items[members[worth > 1 + _PRECISION]]:
-            content = tuple(sorted(int(item) for item in row if item >= 0))
-            if content not in self.seen and each[list(content)].sum() > 1 + _PRECISION:
-                self._add(content)
-                added += 1
-        return added
+        each = np.append(prices[self.expert] / self.copies, 0.0)  # the last one is an empty slot
+        rows = items[members[worth > 1 + _PRECISION]]
+        rows = rows[each[rows].sum(axis=1) > 1 + _PRECISION]
+        contents = {tuple(sorted(item for item in row if item >= 0)) for row in rows.tolist()} - self.seen
+        self._add(sorted(contents))
+        return len(contents)
 
-    def _add(self, content: tuple[int, ...]) -> None:
-        self.seen.add(content)
-        row: dict[int, float] = {}
-        for item in content:
-            row[int(self.expert[item])] = row.get(int(self.expert[item]), 0.0) + 1 / self.copies[item]
-        columns, weights = np.array(list(row), dtype=np.int32), np.array(list(row.values()))
-        self.model.addRow(-self.highspy.kHighsInf, 1.0, len(row), columns, weights)
-        self.contents.append(content)
+    def _add(self, contents: list[tuple[int, ...]]) -> None:
+        """Add contents, which fit, as columns."""
+        columns: list[dict[int, float]] = []
+        rows = np.full((len(contents), self.slots_per_gpu), -1, dtype=np.int64)
+        for content, row in zip(contents, rows, strict=True):
+            row[: len(content)] = content
+            columns.append({})
+            for item in content:
+                expert, copies = divmod(item, self.most)
+                columns[-1][expert] = columns[-1].get(expert, 0.0) + 1 / (copies + 1)
+        self.seen.update(contents)
+        self.contents = np.concatenate([self.contents, rows])
+        self.is_open = np.append(self.is_open, np.ones(len(contents), dtype=np.bool_))
+        self._columns(1.0, columns)
 
-    def _forget(self, threshold: float) -> None:
-        """Drop the rows of contents that do not fit below a lowered threshold."""
-        gone = [
-            i
-            for i, content in enumerate(self.contents)
-            if self.size[list(content)].sum() > threshold * (1 + 4 * _MARGIN)
-        ]
-        if gone:
-            rows = np.array(gone, dtype=np.int32) + self.fixed_rows
-            self.model.deleteRows(len(gone), rows)
-            self.seen.difference_update(self.contents[i] for i in gone)
-            lost = set(gone)
-            self.contents = [content for i, content in enumerate(self.contents) if i not in lost]
+    def _columns(self, cost: float, columns: list[dict[int, float]]) -> None:
+        count, sizes = len(columns), [len(column) for column in columns]
+        rows = np.array([row for column in columns for row in column], dtype=np.int32)
+        weights = np.array([weight for column in columns for weight in column.values()], dtype=float)
+        starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
+        costs, most = np.full(count, cost), np.full(count, self.infinity)
+        self.model.addCols(count, costs, np.zeros(count), most, len(rows), starts, rows, weights)
+
+    def _open_within(self, threshold: float) -> None:
+        """Open the contents that fit below a threshold, and close the others."""
+        size = np.append(self.size, 0.0)[self.contents].sum(axis=1)
+        fits = size <= threshold * (1 + 4 * _MARGIN)
+        changed = np.flatnonzero(fits != self.is_open).astype(np.int32)
+        upper = np.where(fits[changed], self.infinity, 0.0)
+        self.model.changeColsBounds(len(changed), changed + self.fixed, np.zeros(len(changed)), upper)
+        self.closed = not fits[changed].all()
+        self.is_open = fits
 
     def relax(self, threshold: float, deadline: float) -> Relaxation | None:
         """Solve the LP at a threshold it cannot refute; None = refuted, or out of time.
 
-        The rows that make prices rise with loads are dropped first: their multipliers would let the
-        replicas of a heavier expert stand for those of a lighter one. Climb first, for they speed it up.
+        The columns that make prices rise with loads are closed first: they would let the replicas of a
+        heavier expert stand for those of a lighter one. Climb first, for they speed it up.
         """
         if self._refute(threshold, deadline) is not False:
             return None
-        if self.fixed_rows:
-            self.model.deleteRows(self.fixed_rows, np.arange(self.fixed_rows, dtype=np.int32))
-            self.fixed_rows = 0
-        centre: Floats = np.array(self.model.getSolution().col_value)
-        while True:
-            run(self.model, deadline)
-            if time.perf_counter() > deadline:
-                return None
-            solution = self.model.getSolution()
-            prices = np.maximum(np.array(solution.col_value), 0.0)
+        nothing = np.zeros(self.rising)
+        self.model.changeColsBounds(self.rising, np.arange(self.rising, dtype=np.int32), nothing, nothing)
+        centre: Floats = np.array(self.model.getSolution().row_dual)
+        while (prices := self._solve(deadline)) is not None:
             if not self._separate((centre + prices) / 2, prices, threshold) and not self._separate(
                 prices, prices, threshold
             ):
-                return Relaxation(self._shares(np.array(solution.row_dual)), prices)
+                return Relaxation(self._shares(), prices)
+        return None
 
-    def _shares(self, row_dual: Floats) -> Floats:
+    def settle(
+        self, relaxation: Relaxation, ceiling: float, random: np.random.Generator, deadline: float
+    ) -> tuple[NDArray[np.int64], Floats] | None:
+        """Counts at which the LP still fits below ``ceiling``, and its prices for them; None if none were found.
+
+        The counts of experts shared between several are drawn by their shares, those of the heavier half
+        at a time, and the LP is solved again. What is proven stays as it was: this is a part of the problem.
+        """
+        kept = self.ranges, self.bound, self.certificate
+        found: Relaxation | None = relaxation
+        while found is not None:
+            shares = found.shares / found.shares.sum(axis=1, keepdims=True)
+            shared = np.flatnonzero(shares.max(axis=1) < FRACTIONAL)
+            if not len(shared):
+                break
+            heavy = shared[np.argsort(-self.loads[shared], kind="stable")][: (len(shared) + 1) // 2]
+            drawn = {int(expert): 1 + int(random.choice(self.most, p=shares[expert])) for expert in heavy}
+            self.restrict(self.ranges | {expert: (count, count) for expert, count in drawn.items()})
+            alone = {(expert * self.most + count - 1,) for expert, count in drawn.items()} - self.seen
+            self._add(sorted(alone))
+            found = self.relax(ceiling, deadline)
+        self.restrict(kept[0])
+        self.bound, self.certificate = kept[1:]
+        return None if found is None else (1 + np.argmax(found.shares, axis=1), found.prices)
+
+    def _shares(self) -> Floats:
         """Share of every replica count of every expert in the primal solution, ``[experts, copies]``."""
-        shares: Floats = np.zeros(len(self.size))
-        for content, weight in zip(self.contents, -row_dual, strict=True):
-            for item in content:
-                shares[item] += weight / self.copies[item]
+        used = np.array(self.model.getSolution().col_value)[self.fixed :]
+        held = self.contents >= 0
+        items, weights = self.contents[held], np.broadcast_to(used[:, None], held.shape)[held]
+        shares: Floats = np.bincount(items, weights / self.copies[items], len(self.expert))
         return np.maximum(shares.reshape(len(self.loads), -1), 0.0)

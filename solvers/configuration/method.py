@@ -183,7 +183,9 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> S
     return _LayerSearch(known, limits).run()
 
 
-_ROUNDS = ((32, 1, False), (1, 0, True), (32, 3, True), (8, 3, True), (3, 3, True), (1, 100, False))
+_ROUNDS = (
+    (1, 12, False), (8, 2, False), (3, 2, False), (1, 12, True), (8, 2, True), (3, 2, True), (1, 100, False)
+)  # fmt: skip
 """Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
 _MASTER_SHARE = 0.75
@@ -195,6 +197,12 @@ _FIRST_WALKS = 2
 _LOOSEST = 16
 """Gaps above the bound under which a first walk packs; a walk by size finds nothing more where the bound is further
 above the mean load, and takes long."""
+
+_MIX = 0.05
+"""Share of the size in what a triple should collect, the rest is price: among triples worth the same, the fullest."""
+
+_PRICED = (5e-4, 1e-4)
+"""First and last temperature of a walk by price."""
 
 _TREE_SHARE = 0.5
 """Share of the time left that branching on counts may take, before the last walks."""
@@ -208,6 +216,7 @@ class _LayerSearch:
         self.random = np.random.default_rng(limits.seed)
         self.gap = 0.99 * max(limits.tolerance, FLOAT_RESOLUTION)
         self.load = self.problem.load.values[0].astype(float)
+        self._near = float(self.load.sum()) / self.problem.num_gpus * (1 + _LOOSEST * self.gap)
         self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
         self.proven = Bound.unknown(1)
         self.makespan = math.inf
@@ -232,9 +241,9 @@ class _LayerSearch:
         for highest, walks in ((self.bound * (1 + self.gap / 4), _FIRST_WALKS), (math.inf, len(LEANS))):
             self._raise_bound(dual, highest)
             self._pack_divisor_counts(walks)
+        if self.bound > self._near:
+            dual = self._branch(dual)
         for looser, walks, branch in _ROUNDS:
-            if looser == 1 and not branch:
-                self._branch(dual)
             if self._open() and self.makespan > self._ceiling(looser):
                 self._pack_relaxation(dual, looser, walks, branch)
 
@@ -256,11 +265,10 @@ class _LayerSearch:
 
     def _pack_divisor_counts(self, walks: int) -> None:
         """Counts in proportion have the most packings where the mean load is the bottleneck; else a look will do."""
-        near = float(self.load.sum()) / self.problem.num_gpus * (1 + _LOOSEST * self.gap)
         for looser in (_LOOSEST, 4):
             if self._open():
                 self._pack(divisor_counts(self.load, self.problem.slots, 0.0), None, looser, 300_000 // looser)
-            if self.makespan > self._ceiling(looser) or self.bound > near:
+            if self.makespan > self._ceiling(looser) or self.bound > self._near:
                 return
         for lean in LEANS[:walks]:
             if self._open():
@@ -276,7 +284,7 @@ class _LayerSearch:
             if not self._open() or self.makespan <= ceiling:
                 return
             counts = self._round(relaxation.shares, draw=walk > 0)
-            self._pack(counts, relaxation.prices if walk % 4 < 3 else None, looser, 100_000)
+            self._pack(counts, relaxation.prices, looser, 100_000)
         if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
             seconds = _MASTER_SHARE * self.limits.left
             full = not self.problem.allow_empty_slots
@@ -319,10 +327,10 @@ class _LayerSearch:
         walk = partial(
             pack_triples,
             size,
-            size if prices is None else (size + (prices / counts)[owner]) / 2,
+            size if prices is None else _MIX * size + (1 - _MIX) * (prices / counts)[owner],
             owner,
             distinct=not self.problem.allow_colocated,
-            temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None or slack < 1e-3 else (1e-2, 1e-3),
+            temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None else _PRICED,
             cooling=steps // 3,
             steps=steps,
             seed=int(self.random.integers(1 << 31)),
@@ -337,13 +345,15 @@ class _LayerSearch:
             found = dual.climb(min(self.makespan / (1 + self.gap), highest), left)
             self._improve(found.value, "configuration_lp", found.certificate)
 
-    def _branch(self, dual: Dual) -> None:
-        """Raise the bound by branching on the counts of hot experts."""
-        if self._open():
-            end = time.perf_counter() + _TREE_SHARE * self.limits.left
-            tree = Tree(dual)
-            tree.grow(self.makespan / (1 + self.gap), end)
-            self._improve(tree.bound, "configuration_tree", tree.certificate)
+    def _branch(self, dual: Dual) -> Dual:
+        """Raise the bound by branching on the counts of hot experts; return the part where it is least."""
+        if not self._open():
+            return dual
+        end = time.perf_counter() + _TREE_SHARE * self.limits.left
+        tree = Tree(dual)
+        tree.grow(self.makespan / (1 + self.gap), end)
+        self._improve(tree.bound, "configuration_tree", tree.certificate)
+        return tree.least.dual
 
     def _improve(self, bound: float, source: str, certificate: dict[str, Any]) -> None:
         if bound > self.bound:

@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from solvers.configuration.dual import TOLERANCE, Dual
+from solvers.configuration.dual import FRACTIONAL, TOLERANCE, Dual
 
 _HOT = 0.9
 """Load of an expert, in units of a GPU's mean, from which its count moves the bound."""
-
-_FRACTIONAL = 0.98
-"""Share of an expert on one count from which nothing is gained by branching on it."""
 
 MAX_LEAVES = 64
 """Leaves at most: each is a few kilobytes of prices, and a linear program."""
@@ -42,9 +39,14 @@ class Tree:
         self.leaves = [self.root]
 
     @property
+    def least(self) -> _Node:
+        """The leaf of the least bound."""
+        return min(self.leaves, key=lambda leaf: leaf.dual.bound)
+
+    @property
     def bound(self) -> float:
         """The least bound of a leaf."""
-        return min(leaf.dual.bound for leaf in self.leaves)
+        return self.least.dual.bound
 
     @property
     def certificate(self) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Tree:
             and len(self.leaves) < MAX_LEAVES
             and (now := time.perf_counter()) < deadline
         ):
-            leaf = min(self.leaves, key=lambda leaf: leaf.dual.bound)
+            leaf = self.least
             if math.isinf(leaf.dual.ceiling):
                 leaf.dual.climb(target, None if math.isinf(deadline) else deadline - now)
             elif not self._branch(leaf, deadline):
@@ -73,7 +75,7 @@ class Tree:
         shares = relaxation.shares / relaxation.shares.sum(axis=1, keepdims=True)
         heat = dual.loads / (dual.loads.sum() / dual.num_gpus)
         top = shares.max(axis=1)
-        score = np.where((heat >= _HOT) & (top < _FRACTIONAL), heat * np.minimum(1 - top, 0.5), 0.0)
+        score = np.where((heat >= _HOT) & (top < FRACTIONAL), heat * np.minimum(1 - top, 0.5), 0.0)
         expert = int(np.argmax(score))
         if score[expert] == 0:
             return False
