@@ -178,6 +178,12 @@ class Dual:
         prices: Floats = np.maximum(np.array(self.model.getSolution().row_dual), 0.0)
         return prices
 
+    @property
+    def prices(self) -> Floats:
+        """Those of the best bound, ``[experts]``, the number of GPUs in all."""
+        prices = np.array(self.certificate["prices"], dtype=float)
+        return prices * (self.num_gpus / prices.sum())
+
     def _front(self, price: NDArray[Any]) -> tuple[NDArray[np.int64], Floats, NDArray[Any]]:
         """Undominated items in rising size behind an empty slot: item, size, price."""
         count = undominated(self.order, self.size, price, self.kept)
@@ -266,31 +272,6 @@ class Dual:
             ):
                 return Relaxation(self._shares(), prices)
         return None
-
-    def settle(
-        self, relaxation: Relaxation, ceiling: float, random: np.random.Generator, deadline: float
-    ) -> tuple[NDArray[np.int64], Floats] | None:
-        """Counts at which the LP still fits below ``ceiling``, and its prices for them; None if none were found.
-
-        The counts of experts shared between several are drawn by their shares, those of the heavier half
-        at a time, and the LP is solved again. What is proven stays as it was: this is a part of the problem.
-        """
-        kept = self.ranges, self.bound, self.certificate
-        found: Relaxation | None = relaxation
-        while found is not None:
-            shares = found.shares / found.shares.sum(axis=1, keepdims=True)
-            shared = np.flatnonzero(shares.max(axis=1) < FRACTIONAL)
-            if not len(shared):
-                break
-            heavy = shared[np.argsort(-self.loads[shared], kind="stable")][: (len(shared) + 1) // 2]
-            drawn = {int(expert): 1 + int(random.choice(self.most, p=shares[expert])) for expert in heavy}
-            self.restrict(self.ranges | {expert: (count, count) for expert, count in drawn.items()})
-            alone = {(expert * self.most + count - 1,) for expert, count in drawn.items()} - self.seen
-            self._add(sorted(alone))
-            found = self.relax(ceiling, deadline)
-        self.restrict(kept[0])
-        self.bound, self.certificate = kept[1:]
-        return None if found is None else (1 + np.argmax(found.shares, axis=1), found.prices)
 
     def _shares(self) -> Floats:
         """Share of every replica count of every expert in the primal solution, ``[experts, copies]``."""

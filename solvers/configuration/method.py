@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from functools import partial
@@ -184,12 +185,15 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> S
 
 
 _ROUNDS = (
-    (1, 12, False), (8, 2, False), (3, 2, False), (1, 12, True), (8, 2, True), (3, 2, True), (1, 100, False)
+    (1, 16, False), (8, 4, False), (3, 4, False), (1, 16, True), (8, 2, True), (3, 2, True), (1, 200, False)
 )  # fmt: skip
 """Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
 _MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
+
+_STEPS = 100_000
+"""Steps of a walk under a gap: other counts are worth more than longer walks."""
 
 _FIRST_WALKS = 2
 """Walks at a bound before linear programs raise it: most layers near their mean load need no more than one."""
@@ -201,8 +205,8 @@ above the mean load, and takes long."""
 _MIX = 0.05
 """Share of the size in what a triple should collect, the rest is price: among triples worth the same, the fullest."""
 
-_PRICED = (5e-4, 1e-4)
-"""First and last temperature of a walk by price."""
+_PRICED = (1e-3, 1.5e-4)
+"""First and last temperature of a walk by price where the slack says nothing: the mean load is no bottleneck."""
 
 _TREE_SHARE = 0.5
 """Share of the time left that branching on counts may take, before the last walks."""
@@ -225,7 +229,7 @@ class _LayerSearch:
     def run(self) -> Solution:
         if self.known.placement is not None:
             self._accept(self.known.placement.phy2log[0])
-        self._pack_divisor_counts(_FIRST_WALKS)
+        self._pack_by_size()
         if _pairs(self.problem) <= MAX_PAIRS[3]:
             self._use_relaxation()
         return Solution(self.problem, self.phy2log, self.proven, self.limits.stop)
@@ -240,7 +244,9 @@ class _LayerSearch:
         dual = Dual(self.load, self.problem.num_gpus, self.problem.slots_per_gpu)
         for highest, walks in ((self.bound * (1 + self.gap / 4), _FIRST_WALKS), (math.inf, len(LEANS))):
             self._raise_bound(dual, highest)
-            self._pack_divisor_counts(walks)
+            if self.bound <= self._near:
+                for counts in self.in_proportion[:walks]:
+                    self._pack(counts, dual.prices / (1 + self.gap), 1)
         if self.bound > self._near:
             dual = self._branch(dual)
         for looser, walks, branch in _ROUNDS:
@@ -263,16 +269,20 @@ class _LayerSearch:
         if makespan < self.makespan:
             self.phy2log, self.makespan = phy2log, makespan
 
-    def _pack_divisor_counts(self, walks: int) -> None:
-        """Counts in proportion have the most packings where the mean load is the bottleneck; else a look will do."""
+    @functools.cached_property
+    def in_proportion(self) -> list[NDArray[np.int64]]:
+        """Different counts of divisor methods: they have the most packings where the mean load is the bottleneck."""
+        counts = (divisor_counts(self.load, self.problem.slots, lean) for lean in LEANS)
+        return list({tuple(some): some for some in counts}.values())
+
+    def _pack_by_size(self) -> None:
+        """Walks with counts in proportion, while they come near the bound."""
         for looser in (_LOOSEST, 4):
-            if self._open():
-                self._pack(divisor_counts(self.load, self.problem.slots, 0.0), None, looser, 300_000 // looser)
+            self._pack(self.in_proportion[0], None, looser)
             if self.makespan > self._ceiling(looser) or self.bound > self._near:
                 return
-        for lean in LEANS[:walks]:
-            if self._open():
-                self._pack(divisor_counts(self.load, self.problem.slots, lean), None, 1, 300_000)
+        for counts in self.in_proportion[:_FIRST_WALKS]:
+            self._pack(counts, None, 1)
 
     def _pack_relaxation(self, dual: Dual, looser: int, walks: int, branch: bool) -> None:
         """Round the LP's counts at a ceiling, and pack them by size and by price; or fill contents near its prices."""
@@ -283,8 +293,11 @@ class _LayerSearch:
         for walk in range(walks):
             if not self._open() or self.makespan <= ceiling:
                 return
-            counts = self._round(relaxation.shares, draw=walk > 0)
-            self._pack(counts, relaxation.prices, looser, 100_000)
+            if walk % 2 and self.bound <= self._near:
+                counts = self.in_proportion[walk // 2 % len(self.in_proportion)]
+            else:
+                counts = self._round(relaxation.shares, draw=walk > 0)
+            self._pack(counts, relaxation.prices, looser)
         if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
             seconds = _MASTER_SHARE * self.limits.left
             full = not self.problem.allow_empty_slots
@@ -316,10 +329,10 @@ class _LayerSearch:
                 counts[np.argmin(np.where(counts > 1, self.load / np.maximum(counts - 1, 1), np.inf))] -= 1
         return counts
 
-    def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int, steps: int) -> None:
+    def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int) -> None:
         """Try to pack these counts under the bound and ``looser`` gaps on top."""
         ceiling = self._ceiling(looser) or 1.0  # any ceiling will do for a layer without load
-        if self.makespan <= ceiling or (self.load / counts).max() > ceiling:
+        if not self._open() or self.makespan <= ceiling or (self.load / counts).max() > ceiling:
             return
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
@@ -330,9 +343,9 @@ class _LayerSearch:
             size if prices is None else _MIX * size + (1 - _MIX) * (prices / counts)[owner],
             owner,
             distinct=not self.problem.allow_colocated,
-            temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None else _PRICED,
-            cooling=steps // 3,
-            steps=steps,
+            temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None or slack < 1e-3 else _PRICED,
+            cooling=_STEPS // 3,
+            steps=_STEPS,
             seed=int(self.random.integers(1 << 31)),
         )
         triples = stoppable(lambda stop: walk(stop=stop), self.limits.deadline)
