@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -59,6 +60,13 @@ class Relaxation:
     prices: Floats
 
 
+def _model() -> Any:
+    model = load_highs().Highs()
+    model.setOptionValue("output_flag", False)
+    model.setOptionValue("threads", 1)
+    return model
+
+
 @dataclass
 class Dual:
     """The LP over prices, the contents found so far, the best bound, and the least threshold not refuted.
@@ -95,25 +103,19 @@ class Dual:
     def _build(self) -> None:
         """One price per expert, rising with its load: a lighter expert fits wherever a heavier one does.
 
-        Unless their counts are restricted: prices of such experts are free, up to the number of GPUs.
+        No price is above the number of GPUs, so that there are prices whatever contents are open.
         """
         experts = len(self.loads)
-        self.highspy = load_highs()
-        self.infinity = self.highspy.kHighsInf
-        self.model = self.highspy.Highs()
-        self.model.setOptionValue("output_flag", False)
-        self.model.setOptionValue("threads", 1)
+        self.model = _model()
         for _ in range(experts):
-            self.model.addRow(1.0, self.infinity, 0, np.empty(0, dtype=np.int32), np.empty(0))
-        rising = [e for e in np.argsort(self.loads, kind="stable").tolist() if e not in self.ranges]
+            self.model.addRow(1.0, math.inf, 0, np.empty(0, dtype=np.int32), np.empty(0))
+        rising = np.argsort(self.loads, kind="stable").tolist()
         pairs = [{lighter: 1.0, heavier: -1.0} for lighter, heavier in itertools.pairwise(rising)]
         self.rising = len(pairs)
         self._columns(0.0, pairs)
         self._columns(float(self.num_gpus), [{expert: 1.0} for expert in range(experts)])
         self.fixed = self.rising + experts
         least = np.ceil(self.loads / self.bound).clip(1, self.most).astype(int)
-        for expert, (fewest, most) in self.ranges.items():
-            least[expert] = min(max(int(least[expert]), fewest), most)
         self._add([(expert * self.most + count - 1,) for expert, count in enumerate(least.tolist())])
 
     def restrict(self, ranges: dict[int, tuple[int, int]]) -> None:
@@ -126,10 +128,12 @@ class Dual:
         self.order = np.argsort(self.size, kind="stable")
 
     def within(self, expert: int, fewest: int, most: int) -> Dual:
-        """The same LP where ``expert`` has ``fewest`` to ``most`` copies, from what is known here."""
-        ranges = self.ranges | {expert: (fewest, most)}
-        part = Dual(self.loads, self.num_gpus, self.slots_per_gpu, ranges, self.bound, self.certificate)
-        part._add([content for content in self.seen if np.isfinite(part.size[list(content)]).all()])
+        """The same LP where ``expert`` has ``fewest`` to ``most`` copies, from what is known here after ``relax``."""
+        part = copy.copy(self)
+        part.ceiling, part.seen, part.model = math.inf, set(self.seen), _model()
+        part.model.passModel(self.model.getLp())
+        part.model.setBasis(self.model.getBasis())
+        part.restrict(self.ranges | {expert: (fewest, most)})
         return part
 
     def climb(self, target: float | None, time_limit: float | None) -> ConfigurationBound:
@@ -242,7 +246,7 @@ class Dual:
         rows = np.array([row for column in columns for row in column], dtype=np.int32)
         weights = np.array([weight for column in columns for weight in column.values()], dtype=float)
         starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
-        costs, most = np.full(count, cost), np.full(count, self.infinity)
+        costs, most = np.full(count, cost), np.full(count, math.inf)
         self.model.addCols(count, costs, np.zeros(count), most, len(rows), starts, rows, weights)
 
     def _open_within(self, threshold: float) -> None:
@@ -250,7 +254,7 @@ class Dual:
         size = np.append(self.size, 0.0)[self.contents].sum(axis=1)
         fits = size <= threshold * (1 + 4 * _MARGIN)
         changed = np.flatnonzero(fits != self.is_open).astype(np.int32)
-        upper = np.where(fits[changed], self.infinity, 0.0)
+        upper = np.where(fits[changed], math.inf, 0.0)
         self.model.changeColsBounds(len(changed), changed + self.fixed, np.zeros(len(changed)), upper)
         self.closed = not fits[changed].all()
         self.is_open = fits

@@ -189,6 +189,9 @@ _ROUNDS = (
 )  # fmt: skip
 """Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
+_NEAR_MISSES = (32, 8, 3)
+"""Gaps above the bound under which the first counts of a relaxation are packed where they do not fit below it."""
+
 _MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
 
@@ -247,11 +250,12 @@ class _LayerSearch:
             if self.bound <= self._near:
                 for counts in self.in_proportion[:walks]:
                     self._pack(counts, dual.prices / (1 + self.gap), 1)
-        if self.bound > self._near:
-            dual = self._branch(dual)
+        tree = Tree(dual)
         for looser, walks, branch in _ROUNDS:
             if self._open() and self.makespan > self._ceiling(looser):
-                self._pack_relaxation(dual, looser, walks, branch)
+                if self.bound > self._near:
+                    self._branch(tree)
+                self._pack_relaxation(tree.least.dual, looser, walks, branch)
 
     def _open(self) -> bool:
         return not self._closed() and not self.limits.late
@@ -297,7 +301,8 @@ class _LayerSearch:
                 counts = self.in_proportion[walk // 2 % len(self.in_proportion)]
             else:
                 counts = self._round(relaxation.shares, draw=walk > 0)
-            self._pack(counts, relaxation.prices, looser)
+            for some in (looser,) if walk else (looser, *_NEAR_MISSES):
+                self._pack(counts, relaxation.prices, some)
         if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
             seconds = _MASTER_SHARE * self.limits.left
             full = not self.problem.allow_empty_slots
@@ -337,6 +342,7 @@ class _LayerSearch:
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
         slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
+        steps = min(_STEPS, 300_000 // looser)
         walk = partial(
             pack_triples,
             size,
@@ -344,8 +350,8 @@ class _LayerSearch:
             owner,
             distinct=not self.problem.allow_colocated,
             temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None or slack < 1e-3 else _PRICED,
-            cooling=_STEPS // 3,
-            steps=_STEPS,
+            cooling=steps // 3,
+            steps=steps,
             seed=int(self.random.integers(1 << 31)),
         )
         triples = stoppable(lambda stop: walk(stop=stop), self.limits.deadline)
@@ -358,15 +364,10 @@ class _LayerSearch:
             found = dual.climb(min(self.makespan / (1 + self.gap), highest), left)
             self._improve(found.value, "configuration_lp", found.certificate)
 
-    def _branch(self, dual: Dual) -> Dual:
-        """Raise the bound by branching on the counts of hot experts; return the part where it is least."""
-        if not self._open():
-            return dual
-        end = time.perf_counter() + _TREE_SHARE * self.limits.left
-        tree = Tree(dual)
-        tree.grow(self.makespan / (1 + self.gap), end)
+    def _branch(self, tree: Tree) -> None:
+        """Raise the bound by branching on the counts of hot experts."""
+        tree.grow(self.makespan / (1 + self.gap), time.perf_counter() + _TREE_SHARE * self.limits.left)
         self._improve(tree.bound, "configuration_tree", tree.certificate)
-        return tree.least.dual
 
     def _improve(self, bound: float, source: str, certificate: dict[str, Any]) -> None:
         if bound > self.bound:
