@@ -185,7 +185,7 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> S
 
 
 _ROUNDS = (
-    (1, 16, False), (8, 4, False), (3, 4, False), (1, 16, True), (8, 2, True), (3, 2, True), (1, 200, False)
+    (1, 12, False), (8, 2, False), (3, 2, False), (1, 24, True), (8, 4, True), (3, 4, True), (1, 400, False)
 )  # fmt: skip
 """Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
@@ -195,8 +195,8 @@ _NEAR_MISSES = (32, 8, 3)
 _MASTER_SHARE = 0.75
 """Share of the time left that one branch and bound may take."""
 
-_STEPS = 100_000
-"""Steps of a walk under a gap: other counts are worth more than longer walks."""
+_STEPS, _FEWER_STEPS = 100_000, 40_000
+"""Steps of a walk, and of the first ones by price: other counts are worth more than longer walks."""
 
 _FIRST_WALKS = 2
 """Walks at a bound before linear programs raise it: most layers near their mean load need no more than one."""
@@ -208,7 +208,7 @@ above the mean load, and takes long."""
 _MIX = 0.05
 """Share of the size in what a triple should collect, the rest is price: among triples worth the same, the fullest."""
 
-_PRICED = (1e-3, 1.5e-4)
+_PRICED = (1e-3, 1e-4)
 """First and last temperature of a walk by price where the slack says nothing: the mean load is no bottleneck."""
 
 _TREE_SHARE = 0.5
@@ -249,7 +249,7 @@ class _LayerSearch:
             self._raise_bound(dual, highest)
             if self.bound <= self._near:
                 for counts in self.in_proportion[:walks]:
-                    self._pack(counts, dual.prices / (1 + self.gap), 1)
+                    self._pack(counts, dual.prices / (1 + self.gap), 1, _FEWER_STEPS)
         tree = Tree(dual)
         for looser, walks, branch in _ROUNDS:
             if self._open() and self.makespan > self._ceiling(looser):
@@ -301,8 +301,12 @@ class _LayerSearch:
                 counts = self.in_proportion[walk // 2 % len(self.in_proportion)]
             else:
                 counts = self._round(relaxation.shares, draw=walk > 0)
-            for some in (looser,) if walk else (looser, *_NEAR_MISSES):
-                self._pack(counts, relaxation.prices, some)
+            self._pack(counts, relaxation.prices, looser, _STEPS if branch else _FEWER_STEPS)
+            if walk == 0:
+                for miss in _NEAR_MISSES:
+                    self._pack(counts, relaxation.prices, miss)
+                    if self.makespan > self._ceiling(miss):
+                        break
         if branch and self._open() and self.makespan > ceiling and self.problem.allow_colocated:
             seconds = _MASTER_SHARE * self.limits.left
             full = not self.problem.allow_empty_slots
@@ -334,7 +338,7 @@ class _LayerSearch:
                 counts[np.argmin(np.where(counts > 1, self.load / np.maximum(counts - 1, 1), np.inf))] -= 1
         return counts
 
-    def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int) -> None:
+    def _pack(self, counts: NDArray[np.int64], prices: Floats | None, looser: int, steps: int = _STEPS) -> None:
         """Try to pack these counts under the bound and ``looser`` gaps on top."""
         ceiling = self._ceiling(looser) or 1.0  # any ceiling will do for a layer without load
         if not self._open() or self.makespan <= ceiling or (self.load / counts).max() > ceiling:
@@ -342,7 +346,7 @@ class _LayerSearch:
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
         slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
-        steps = min(_STEPS, 300_000 // looser)
+        steps = min(steps, 300_000 // looser)
         walk = partial(
             pack_triples,
             size,
