@@ -205,6 +205,9 @@ _LOOSEST = 16
 """Gaps above the bound under which a first walk packs; a walk by size finds nothing more where the bound is further
 above the mean load, and takes long."""
 
+_SPREAD = 0.05
+"""Standard deviation of the logarithms of random factors on loads, for other counts nearly in proportion."""
+
 _MIX = 0.05
 """Share of the size in what a triple should collect, the rest is price: among triples worth the same, the fullest."""
 
@@ -279,6 +282,11 @@ class _LayerSearch:
         counts = (divisor_counts(self.load, self.problem.slots, lean) for lean in LEANS)
         return list({tuple(some): some for some in counts}.values())
 
+    def _draw_in_proportion(self) -> NDArray[np.int64]:
+        """Counts that are nearly in proportion."""
+        load = self.load * np.exp(_SPREAD * self.random.standard_normal(len(self.load)))
+        return divisor_counts(load, self.problem.slots, float(self.random.choice(LEANS)))
+
     def _pack_by_size(self) -> None:
         """Walks with counts in proportion, while they come near the bound."""
         for looser in (_LOOSEST, 4):
@@ -298,7 +306,7 @@ class _LayerSearch:
             if not self._open() or self.makespan <= ceiling:
                 return
             if walk % 2 and self.bound <= self._near:
-                counts = self.in_proportion[walk // 2 % len(self.in_proportion)]
+                counts = self._draw_in_proportion()
             else:
                 counts = self._round(relaxation.shares, draw=walk > 0)
             self._pack(counts, relaxation.prices, looser, _STEPS if branch else _FEWER_STEPS)
