@@ -282,5 +282,5 @@ class Dual:
         used = np.array(self.model.getSolution().col_value)[self.fixed :]
         held = self.contents >= 0
         items, weights = self.contents[held], np.broadcast_to(used[:, None], held.shape)[held]
-        shares: Floats = np.bincount(items, weights / self.copies[items], len(self.expert))
-        return np.maximum(shares.reshape(len(self.loads), -1), 0.0)
+        shares = np.bincount(items, weights / self.copies[items], len(self.expert))
+        return np.maximum(shares.reshape(len(self.loads), -1), 0.0).astype(np.float64)

@@ -185,11 +185,12 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> S
 
 
 _ROUNDS = (
-    (1, 12, False), (8, 2, False), (3, 2, False), (1, 24, True), (8, 4, True), (3, 4, True), (1, 400, False)
+    (1, 12, False), (8, 2, False), (3, 2, False), (1, 4, True), (32, 4, True), (8, 4, True), (3, 4, True),
+    (1, 200, False),
 )  # fmt: skip
 """Packings from the relaxation: gaps above the bound, walks, branch and bound after them. A near miss is worth it."""
 
-_NEAR_MISSES = (32, 8, 3)
+_NEAR_MISSES = (32, 8, 4, 2)
 """Gaps above the bound under which the first counts of a relaxation are packed where they do not fit below it."""
 
 _MASTER_SHARE = 0.75
@@ -211,8 +212,11 @@ _SPREAD = 0.05
 _MIX = 0.05
 """Share of the size in what a triple should collect, the rest is price: among triples worth the same, the fullest."""
 
-_PRICED = (1e-3, 1e-4)
-"""First and last temperature of a walk by price where the slack says nothing: the mean load is no bottleneck."""
+_PRECIOUS_SLACK = 1e-3
+"""Slack, in loads of a GPU, below which it sets the temperature of a walk: the mean load is the bottleneck."""
+
+_FIRST_WASTE, _LAST_WASTE = 0.1, 0.01
+"""First and last temperature of other walks by price, on all GPUs together."""
 
 _TREE_SHARE = 0.5
 """Share of the time left that branching on counts may take, before the last walks."""
@@ -256,7 +260,7 @@ class _LayerSearch:
         tree = Tree(dual)
         for looser, walks, branch in _ROUNDS:
             if self._open() and self.makespan > self._ceiling(looser):
-                if self.bound > self._near:
+                if branch or self.bound > self._near:
                     self._branch(tree)
                 self._pack_relaxation(tree.least.dual, looser, walks, branch)
 
@@ -290,7 +294,7 @@ class _LayerSearch:
     def _pack_by_size(self) -> None:
         """Walks with counts in proportion, while they come near the bound."""
         for looser in (_LOOSEST, 4):
-            self._pack(self.in_proportion[0], None, looser)
+            self._pack(self.in_proportion[0], None, looser, 300_000 // looser)
             if self.makespan > self._ceiling(looser) or self.bound > self._near:
                 return
         for counts in self.in_proportion[:_FIRST_WALKS]:
@@ -310,7 +314,7 @@ class _LayerSearch:
             else:
                 counts = self._round(relaxation.shares, draw=walk > 0)
             self._pack(counts, relaxation.prices, looser, _STEPS if branch else _FEWER_STEPS)
-            if walk == 0:
+            if walk < 2:
                 for miss in _NEAR_MISSES:
                     self._pack(counts, relaxation.prices, miss)
                     if self.makespan > self._ceiling(miss):
@@ -354,14 +358,17 @@ class _LayerSearch:
         owner = np.repeat(np.arange(len(counts)), counts)
         size = (self.load / counts)[owner] / ceiling
         slack = max(1.0 - float(size.sum()) / self.problem.num_gpus, 0.0)
-        steps = min(steps, 300_000 // looser)
+        if prices is None or slack < _PRECIOUS_SLACK:
+            first, last = HOT * slack + 1e-7, COLD * slack + 1e-7
+        else:
+            first, last = _FIRST_WASTE / self.problem.num_gpus, _LAST_WASTE / self.problem.num_gpus
         walk = partial(
             pack_triples,
             size,
             size if prices is None else _MIX * size + (1 - _MIX) * (prices / counts)[owner],
             owner,
             distinct=not self.problem.allow_colocated,
-            temperature=(HOT * slack + 1e-7, COLD * slack + 1e-7) if prices is None or slack < 1e-3 else _PRICED,
+            temperature=(first, last),
             cooling=steps // 3,
             steps=steps,
             seed=int(self.random.integers(1 << 31)),
