@@ -84,7 +84,7 @@ def configuration_bound(
 
     **The best prices** solve the dual of the configuration LP with replica counts: maximise
     ``sum(p)`` such that no content of load <= T is worth more than 1. One variable an expert (for
-    given prices, the count columns are priced by ``p_e / c``), one row a content, found by pricing.
+    given prices, the count columns are priced by ``p_e / c``), one constraint a content, found by pricing.
     T is raised to the best bound proven so far after every round: rows found at a lower T stay
     valid, and the LP is solved where no prices beat ``num_gpus``. Prices are separated halfway
     between the LP's and the best ones known, which damps their swings.
@@ -144,8 +144,8 @@ def solve_configuration(
     problem
         ``[layers, experts]`` loads on GPUs of three slots; no hierarchy, no move limit.
     time_limit, tolerance, workers, start, seed, jobs, budget, progress
-        As in :func:`solvers.cpsat.solve_cpsat`. Without a time limit a layer ends when it is closed or a hundred
-        walks have failed; ``workers`` change nothing, since this method has a single thread.
+        As in :func:`solvers.cpsat.solve_cpsat`. Without a time limit a layer ends when it is closed or some two
+        hundred walks have failed; ``workers`` change nothing, since this method has a single thread.
 
     Raises
     ------
@@ -301,7 +301,7 @@ class _LayerSearch:
             self._pack(counts, None, 1)
 
     def _pack_relaxation(self, dual: Dual, looser: int, walks: int, branch: bool) -> None:
-        """Round the LP's counts at a ceiling, and pack them by size and by price; or fill contents near its prices."""
+        """Pack the LP's counts at a ceiling, or others, by its prices; or fill contents near them."""
         ceiling = self._ceiling(looser)
         relaxation = dual.relax(ceiling, self.limits.deadline)
         if relaxation is None:
