@@ -190,7 +190,8 @@ def test_a_part_of_the_tree_holds_the_counts_it_allows_and_leaves_the_whole_as_i
     part.climb(None, None)
     assert part.bound >= before.value
     allowed = part.relax(part.ceiling * 1.0001, math.inf).shares[expert] > 1e-6
-    assert allowed.any() and not allowed[:count].any()
+    assert allowed.any()
+    assert not allowed[:count].any()
     assert (whole.bound, whole.ceiling) == (before.value, before.ceiling)
     np.testing.assert_allclose(whole.relax(before.ceiling * 1.0001, math.inf).shares.sum(), shares.sum(), rtol=1e-3)
 
@@ -198,7 +199,8 @@ def test_a_part_of_the_tree_holds_the_counts_it_allows_and_leaves_the_whole_as_i
 def test_a_layer_far_above_its_mean_load_is_closed_by_branching_and_walks_by_price():
     loads = np.round(np.exp(np.random.default_rng(3).normal(size=64)) * 1e5)
     found = solve_configuration(PlacementProblem([loads], 24, num_slots=72))
-    assert found.is_optimal and found.lower_bound[0] > 1.01 * loads.sum() / 24
+    assert found.is_optimal
+    assert found.lower_bound[0] > 1.01 * loads.sum() / 24
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 0.02, 0.05])
