@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, combinations, pairwise
-from math import lcm
+from math import inf, lcm
 from pathlib import Path
 from typing import Any
 
@@ -465,7 +465,7 @@ def configuration_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, 
     as ``(needed - 1) * gpus < sum``. Of all replicas, with any number of copies, only those more valuable
     than every lighter one matter; the contents of such replicas are searched.
     """
-    _check_leaf(layer, configuration_threshold(layer, value, certificate), certificate, {})
+    _check_leaf(layer, _threshold(layer, value, certificate), certificate, {})
 
 
 def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -475,7 +475,7 @@ def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str
     two is true of every placement. In a leaf all replicas are of counts that the nodes above it leave, and are
     worth the sum of the leaf's prices all the same.
     """
-    threshold = configuration_threshold(layer, value, certificate)
+    threshold = _threshold(layer, value, certificate)
     waiting: list[tuple[Any, dict[int, tuple[int, int]]]] = [(certificate.get("tree"), {})]
     nodes = 0
     while waiting:
@@ -496,7 +496,7 @@ def configuration_tree(layer: ExactLayer, value: Fraction, certificate: dict[str
         waiting.append((node.get("more"), ranges | {expert: (max(split + 1, fewest), most)}))
 
 
-def configuration_threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
+def _threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
@@ -1032,14 +1032,7 @@ class Covers:
 # --------------------------------------------------------------------------------
 # moeopt/verify/pairing.py
 #
-# Re-check bounds for two slots per GPU from weighted points and trees of branches, in exact integers.
-
-
-pairing_MAX_WORK = 20_000_000
-"""Costs of counts computed or compared, beyond which nothing is decided."""
-
-Counts = list[list[int]]
-"""``[experts]`` lists with an entry per count that is still possible."""
+# Re-check bounds for two slots per GPU from weighted points, in exact integers.
 
 
 def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -1052,68 +1045,12 @@ def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) 
     all leave a slack. Slack below zero refutes T; a count that costs more than its expert's cheapest by more
     than the slack is possible no longer, in this and the following rounds.
     """
-    if _left(layer, pairing_threshold(layer, value, certificate), certificate) is not None:
+    if _left(layer, threshold_of(layer, value, certificate), certificate) is not None:
         raise Rejected("the certificate's rounds leave replica counts that may reach it")
 
 
-def pairing_tree(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
-    """Reject unless its rounds and a tree of branches refute every makespan of at most the certificate's threshold.
-
-    Nodes come in preorder. ``[expert, split]`` stands for two branches: the expert has fewer copies than ``split``,
-    whose tree follows, or at least as many, whose tree comes after that. ``[i]`` is a leaf: the points and weights of
-    witness ``i`` cost more than their limit with the cheapest counts that this branch allows, of those that the
-    rounds leave possible.
-    """
-    threshold = pairing_threshold(layer, value, certificate)
-    possible = _left(layer, threshold, certificate)
-    if possible is None:
-        return
-    steps = _steps(certificate, "witnesses")
-    _within_limits(len(steps) * sum(map(len, possible)))
-    witnesses = [_Witness(layer, threshold, possible, step) for step in steps]
-    waiting: list[dict[int, tuple[int, int]]] = [{}]  # fewest and most copies of the experts branched on
-    work = 0
-    for node in pairing_nodes(certificate):
-        if not waiting:
-            raise Rejected("the tree has more nodes than branches")
-        branch = waiting.pop()
-        if len(node) == 2:
-            expert, split = node
-            if not 0 <= expert < layer.num_experts:
-                raise Rejected(f"the tree branches on expert {expert}, the layer has {layer.num_experts}")
-            fewest, most = branch.get(expert, (1, layer.most_copies))
-            waiting.append(branch | {expert: (max(fewest, split), most)})
-            waiting.append(branch | {expert: (fewest, min(most, split - 1))})
-        elif not 0 <= node[0] < len(witnesses) or not witnesses[node[0]].refutes(branch):
-            raise Rejected("a leaf of the tree leaves replica counts that may reach the threshold")
-        work += sum(len(possible[expert]) for expert in branch)
-        _within_limits(work)
-    if waiting:
-        raise Rejected("the tree leaves a branch open")
-
-
-class _Witness:
-    """Weighted points: what every possible count of every expert costs, and how much all may cost together."""
-
-    def __init__(self, layer: ExactLayer, threshold: Fraction, possible: Counts, step: dict[str, Any]) -> None:
-        self.possible = possible
-        self.costs, self.limit = _step(layer, possible, threshold, step)
-        self.cheapest = [min(of_expert) for of_expert in self.costs]
-        self.total = sum(self.cheapest)
-
-    def refutes(self, branch: dict[int, tuple[int, int]]) -> bool:
-        """Whether the cheapest counts within the branch cost too much, or an expert has none."""
-        total = self.total
-        for expert, (fewest, most) in branch.items():
-            counts = zip(self.possible[expert], self.costs[expert], strict=True)
-            allowed = [cost for count, cost in counts if fewest <= count <= most]
-            if not allowed:
-                return True
-            total += min(allowed) - self.cheapest[expert]
-        return total > self.limit
-
-
-def pairing_threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
+def threshold_of(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
+    """Return the threshold of a certificate for two slots per GPU, in the layer's units, or reject it."""
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
@@ -1122,9 +1059,9 @@ def pairing_threshold(layer: ExactLayer, value: Fraction, certificate: dict[str,
     return threshold
 
 
-def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -> Counts | None:
+def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -> list[list[int]] | None:
     """Counts of every expert that the rounds leave possible, or None where they refute the threshold."""
-    rounds = _steps(certificate, "rounds")
+    rounds = pairing_rounds(certificate)
     if threshold <= 0:
         if any(layer.loads) or threshold < 0:
             return None
@@ -1147,7 +1084,7 @@ def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -
 
 
 def _step(
-    layer: ExactLayer, possible: Counts, threshold: Fraction, step: dict[str, Any]
+    layer: ExactLayer, possible: list[list[int]], threshold: Fraction, step: dict[str, Any]
 ) -> tuple[list[list[int]], int]:
     """What the possible counts cost with the points and weights of a step, and what all may cost together."""
     points, weights = _points(layer, step), integers(step, "weights")
@@ -1156,25 +1093,11 @@ def _step(
     return _costs(layer.loads, possible, threshold, points, weights), layer.num_slots * sum(weights)
 
 
-def _steps(certificate: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    steps = certificate.get(key)
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise Rejected(f"the certificate's {key!r} is not a list of points and weights")
-    return steps
-
-
-def pairing_nodes(certificate: dict[str, Any]) -> list[list[int]]:
-    nodes = certificate.get("nodes")
-    if not isinstance(nodes, list) or not all(isinstance(node, list) and len(node) in (1, 2) for node in nodes):
-        raise Rejected("the certificate's 'nodes' is not a list of nodes [expert, split] and [witness]")
-    if any(isinstance(entry, bool) or not isinstance(entry, int) for node in nodes for entry in node):
-        raise Rejected("the nodes of a tree hold integers")
-    return nodes
-
-
-def _within_limits(work: int) -> None:
-    if work > pairing_MAX_WORK:
-        raise Undecided("the tree takes too long to check")
+def pairing_rounds(certificate: dict[str, Any]) -> list[dict[str, Any]]:
+    rounds = certificate.get("rounds")
+    if not isinstance(rounds, list) or not all(isinstance(step, dict) for step in rounds):
+        raise Rejected("the certificate's 'rounds' is not a list of points and weights")
+    return rounds
 
 
 def _points(layer: ExactLayer, step: dict[str, Any]) -> list[Fraction]:
@@ -1404,6 +1327,198 @@ class _Listing:
 
 
 # --------------------------------------------------------------------------------
+# moeopt/verify/walks.py
+#
+# Re-check bounds for two slots per GPU from prices that no walk over the counts collects, in exact integers.
+
+
+UNITS = 2**44
+"""Parts of the threshold in which sizes are counted, rounded down."""
+
+walks_MAX_WORK = 100_000_000
+"""Values computed, beyond which nothing is decided."""
+
+_NEVER = -inf
+"""Value of what no walk reaches."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A count of an expert; ``size`` of its copies in units."""
+
+    expert: int
+    count: int
+    size: int
+
+    @property
+    def large(self) -> bool:
+        """Whether no two of these copies share a GPU."""
+        return 2 * self.size > UNITS
+
+
+def pairing_walks(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
+    """Reject unless prices refute every makespan of at most the certificate's threshold T.
+
+    Sizes are rounded down to whole units of T, with which all placements still fit. Let a size v fall from T
+    to T/2. A *walk* takes columns (an expert and a count) on the way: small copies, as soon as they fit beside
+    v, are spare partners; large copies of size v use up one each, and there must be as many. Empty slots
+    are spare from the beginning. A placement within T takes one column of every expert: it collects all
+    prices and pays for its slots, which are ``num_slots`` at most. Where the most valuable walk is worth
+    less, or no walk through any column of some expert is worth as much, there is no such placement.
+
+    Nodes come in preorder: ``[rounds]`` is a leaf, which that many rounds of prices must refute; ``[rounds,
+    expert, split]`` has two parts, where the expert has fewer copies than ``split``, and at least as many. A round
+    leaves the columns through which a walk is worth enough, for the next rounds and the parts.
+    """
+    threshold = threshold_of(layer, value, certificate)
+    if threshold <= 0:
+        raise Rejected("prices need a threshold above 0")
+    slot = certificate.get("slot")
+    if isinstance(slot, bool) or not isinstance(slot, int) or slot < 0:
+        raise Rejected("the certificate's 'slot' is not an integer >= 0")
+    check = _Prices(layer, threshold, slot)
+    rounds = iter(walks_rounds(certificate, layer.num_experts))
+    waiting = [_columns(layer, threshold)]
+    for node in walks_nodes(certificate):
+        if not waiting:
+            raise Rejected("the tree has more nodes than branches")
+        columns = waiting.pop()
+        for _ in range(node[0]):
+            prices = next(rounds, None)
+            if prices is None:
+                raise Rejected("the tree names more rounds of prices than there are")
+            columns = check.left(columns, prices)
+        if len(node) == 3:
+            expert, split = node[1:]
+            waiting.append([column for column in columns if column.expert != expert or column.count >= split])
+            waiting.append([column for column in columns if column.expert != expert or column.count < split])
+        elif len({column.expert for column in columns}) == layer.num_experts:
+            raise Rejected("a leaf of the tree leaves replica counts that may reach the threshold")
+    if waiting:
+        raise Rejected("the tree leaves a branch open")
+
+
+def _columns(layer: ExactLayer, threshold: Fraction) -> list[_Column]:
+    """Columns within the threshold, in the order of walks, without small ones that fit beside no more than fewer."""
+    unit, whole = threshold.denominator * UNITS, threshold.numerator
+    every = [
+        [
+            _Column(expert, count, load * unit // (count * whole))
+            for count in range(1, layer.most_copies + 1)
+            if load * threshold.denominator <= count * whole
+        ]
+        for expert, load in enumerate(layer.loads)
+    ]
+    points = sorted({column.size for of_expert in every for column in of_expert if column.large})
+    kept = []
+    for of_expert in every:
+        beside = -1
+        for column in of_expert:
+            fits = bisect_right(points, UNITS - column.size)
+            if column.large or fits > beside:
+                kept.append(column)
+            if not column.large:
+                beside = max(beside, fits)
+    return sorted(kept, key=lambda column: (-column.size, 1) if column.large else (column.size - UNITS, 0))
+
+
+class _Prices:
+    """The most valuable walks over some columns with given prices."""
+
+    def __init__(self, layer: ExactLayer, threshold: Fraction, slot: int) -> None:
+        self.slots, self.slot = layer.num_slots, slot
+        total = sum(layer.loads) * threshold.denominator * UNITS // threshold.numerator
+        self.slack = layer.num_gpus * UNITS - total + self.slots  # a copy loses less than a unit
+        self.work = 0
+
+    def left(self, columns: list[_Column], prices: list[int]) -> list[_Column]:
+        """Columns through which some walk is worth as much as a placement collects."""
+        if self.slack < 0:
+            return []
+        needed = sum(prices) - self.slots * self.slot
+        most, enough = self._room(columns)
+        self.work += 2 * sum(most)
+        if self.work > walks_MAX_WORK:
+            raise Undecided("the tree takes too long to check")
+        values: list[list[float]] = [[-spare * self.slot for spare in range(most[0] + 1)]]
+        for column, after, unlimited in zip(columns, most[1:], enough[1:], strict=True):
+            gain = prices[column.expert] - column.count * self.slot
+            old = values[-1]
+            taken = old[column.count :] if column.large else [_NEVER] * column.count + old
+            new = [max(pair) for pair in zip(old, [worth + gain for worth in taken], strict=False)]
+            new += old[len(taken) :] + [worth + gain for worth in taken[len(old) :]]
+            values.append(_cut(new, after, unlimited))
+        rest: list[float] = [0] * (most[-1] + 1)
+        through = []
+        for column, before, unlimited, value in zip(
+            columns[::-1], most[-2::-1], enough[:0:-1], values[-2::-1], strict=True
+        ):
+            gain = prices[column.expert] - column.count * self.slot
+            longer = rest + [rest[-1] if unlimited else _NEVER] * (before + column.count + 1)
+            then = [_NEVER] * column.count + longer if column.large else longer[column.count :]
+            taken = [worth + gain for worth in then[: before + 1]]
+            through.append(max(map(sum, zip(value, taken, strict=True))))
+            rest = list(map(max, longer[: before + 1], taken))
+        return [column for column, worth in zip(columns, through[::-1], strict=True) if worth >= needed]
+
+    def _room(self, columns: list[_Column]) -> tuple[list[int], list[bool]]:
+        """Most spare partners before every column and at the end, and whether they are enough for all to come.
+
+        With a copy of size v next, spare partners have room for v, and will be partners of the next copies: each
+        wastes at least the difference to v, those of half the threshold and below the difference to that.
+        """
+        large = [column for column in columns if column.large]
+        rooms = [self._partners(large[k:]) for k in range(len(large))]
+        most, enough = [0], [True]
+        needed = 0
+        for column in columns[::-1]:
+            if column.large:
+                room = rooms.pop()
+                needed += column.count
+            most.append(min(room, needed) if needed else 0)
+            enough.append(not needed or needed <= room)
+        return most[::-1], enough[::-1]
+
+    def _partners(self, large: list[_Column]) -> int:
+        """Copies, from the largest on, whose differences to it the slack allows."""
+        copies, wasted = 0, 0
+        for column in large:
+            lost = large[0].size - column.size
+            if wasted + lost * column.count > self.slack:
+                return copies + (self.slack - wasted) // lost
+            copies, wasted = copies + column.count, wasted + lost * column.count
+        return copies + 2 * (self.slack - wasted) // (2 * large[0].size - UNITS)
+
+
+def _cut(values: list[float], most: int, unlimited: bool) -> list[float]:
+    """Values of up to ``most`` spare partners; where these are enough, more are as good."""
+    if len(values) <= most:
+        return values + [_NEVER] * (most + 1 - len(values))
+    return [*values[:most], max(values[most:])] if unlimited else values[: most + 1]
+
+
+def walks_rounds(certificate: dict[str, Any], num_experts: int) -> list[list[int]]:
+    rounds = certificate.get("prices")
+    if not isinstance(rounds, list):
+        raise Rejected("the certificate's 'prices' is not a list")
+    for prices in rounds:
+        if not isinstance(prices, list) or len(prices) != num_experts:
+            raise Rejected("a round of prices needs one for every expert")
+        if any(isinstance(price, bool) or not isinstance(price, int) for price in prices):
+            raise Rejected("prices are integers")
+    return rounds
+
+
+def walks_nodes(certificate: dict[str, Any]) -> list[list[int]]:
+    nodes = certificate.get("nodes")
+    if not isinstance(nodes, list) or not all(isinstance(node, list) and len(node) in (1, 3) for node in nodes):
+        raise Rejected("the certificate's 'nodes' is not a list of nodes [rounds] and [rounds, expert, split]")
+    if any(isinstance(entry, bool) or not isinstance(entry, int) for node in nodes for entry in node):
+        raise Rejected("the nodes of a tree hold integers")
+    return nodes
+
+
+# --------------------------------------------------------------------------------
 # moeopt/verify/check.py
 #
 # check: hold every claim about one layer against exact arithmetic, sharing no code with the methods.
@@ -1414,7 +1529,8 @@ CHECKS: dict[str, dict[str, Check]] = {
         **ON_MAKESPAN,
         "makespan_within_moves": makespan_within_moves,
         "pairing_lp": pairing_lp,
-        "pairing_tree": pairing_tree,
+        "pairing_walks": pairing_walks,
+        "pairing_tree": pairing_walks,
         "configuration_lp": configuration_lp,
         "configuration_tree": configuration_tree,
         "window_cover": window_cover,
@@ -1424,7 +1540,7 @@ CHECKS: dict[str, dict[str, Check]] = {
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
-EVEN_SPLIT = ("pairing_lp", "pairing_tree", "configuration_lp", "configuration_tree", "pairing_cpsat")
+EVEN_SPLIT = ("pairing_lp", "pairing_walks", "pairing_tree", "configuration_lp", "configuration_tree", "pairing_cpsat")
 """Methods whose proofs have every copy carry an equal share."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)

@@ -13,9 +13,10 @@ from moeopt.verify.copy_prices import copy_prices
 from moeopt.verify.layer import Claim, ExactLayer, Rejected, Undecided, copies_by_gpu, exact, short
 from moeopt.verify.moves import ON_MOVES, makespan_within_moves
 from moeopt.verify.moves_cover import moves_cover
-from moeopt.verify.pairing import pairing_lp, pairing_tree
+from moeopt.verify.pairing import pairing_lp
 from moeopt.verify.split import split_makespan
 from moeopt.verify.steps import step_blocks, step_pairs
+from moeopt.verify.walks import pairing_walks
 from moeopt.verify.window_cover import window_cover
 
 CHECKS: dict[str, dict[str, Check]] = {
@@ -23,7 +24,8 @@ CHECKS: dict[str, dict[str, Check]] = {
         **ON_MAKESPAN,
         "makespan_within_moves": makespan_within_moves,
         "pairing_lp": pairing_lp,
-        "pairing_tree": pairing_tree,
+        "pairing_walks": pairing_walks,
+        "pairing_tree": pairing_walks,
         "configuration_lp": configuration_lp,
         "configuration_tree": configuration_tree,
         "window_cover": window_cover,
@@ -33,7 +35,7 @@ CHECKS: dict[str, dict[str, Check]] = {
 }
 """Checks of bounds by the problem's objective and the certificate's ``method``."""
 
-EVEN_SPLIT = ("pairing_lp", "pairing_tree", "configuration_lp", "configuration_tree", "pairing_cpsat")
+EVEN_SPLIT = ("pairing_lp", "pairing_walks", "pairing_tree", "configuration_lp", "configuration_tree", "pairing_cpsat")
 """Methods whose proofs have every copy carry an equal share."""
 
 FLOAT_FIELDS = Fraction(1, 10**9)

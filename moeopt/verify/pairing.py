@@ -1,4 +1,4 @@
-"""Re-check bounds for two slots per GPU from weighted points and trees of branches, in exact integers."""
+"""Re-check bounds for two slots per GPU from weighted points, in exact integers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from itertools import accumulate
 from math import lcm
 from typing import Any
 
-from moeopt.verify.layer import ExactLayer, Rejected, Undecided, exact, integers, number, short
-
-MAX_WORK = 20_000_000
-"""Costs of counts computed or compared, beyond which nothing is decided."""
-
-Counts = list[list[int]]
-"""``[experts]`` lists with an entry per count that is still possible."""
+from moeopt.verify.layer import ExactLayer, Rejected, exact, integers, number, short
 
 
 def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
@@ -27,68 +21,12 @@ def pairing_lp(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) 
     all leave a slack. Slack below zero refutes T; a count that costs more than its expert's cheapest by more
     than the slack is possible no longer, in this and the following rounds.
     """
-    if _left(layer, _threshold(layer, value, certificate), certificate) is not None:
+    if _left(layer, threshold_of(layer, value, certificate), certificate) is not None:
         raise Rejected("the certificate's rounds leave replica counts that may reach it")
 
 
-def pairing_tree(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> None:
-    """Reject unless its rounds and a tree of branches refute every makespan of at most the certificate's threshold.
-
-    Nodes come in preorder. ``[expert, split]`` stands for two branches: the expert has fewer copies than ``split``,
-    whose tree follows, or at least as many, whose tree comes after that. ``[i]`` is a leaf: the points and weights of
-    witness ``i`` cost more than their limit with the cheapest counts that this branch allows, of those that the
-    rounds leave possible.
-    """
-    threshold = _threshold(layer, value, certificate)
-    possible = _left(layer, threshold, certificate)
-    if possible is None:
-        return
-    steps = _steps(certificate, "witnesses")
-    _within_limits(len(steps) * sum(map(len, possible)))
-    witnesses = [_Witness(layer, threshold, possible, step) for step in steps]
-    waiting: list[dict[int, tuple[int, int]]] = [{}]  # fewest and most copies of the experts branched on
-    work = 0
-    for node in _nodes(certificate):
-        if not waiting:
-            raise Rejected("the tree has more nodes than branches")
-        branch = waiting.pop()
-        if len(node) == 2:
-            expert, split = node
-            if not 0 <= expert < layer.num_experts:
-                raise Rejected(f"the tree branches on expert {expert}, the layer has {layer.num_experts}")
-            fewest, most = branch.get(expert, (1, layer.most_copies))
-            waiting.append(branch | {expert: (max(fewest, split), most)})
-            waiting.append(branch | {expert: (fewest, min(most, split - 1))})
-        elif not 0 <= node[0] < len(witnesses) or not witnesses[node[0]].refutes(branch):
-            raise Rejected("a leaf of the tree leaves replica counts that may reach the threshold")
-        work += sum(len(possible[expert]) for expert in branch)
-        _within_limits(work)
-    if waiting:
-        raise Rejected("the tree leaves a branch open")
-
-
-class _Witness:
-    """Weighted points: what every possible count of every expert costs, and how much all may cost together."""
-
-    def __init__(self, layer: ExactLayer, threshold: Fraction, possible: Counts, step: dict[str, Any]) -> None:
-        self.possible = possible
-        self.costs, self.limit = _step(layer, possible, threshold, step)
-        self.cheapest = [min(of_expert) for of_expert in self.costs]
-        self.total = sum(self.cheapest)
-
-    def refutes(self, branch: dict[int, tuple[int, int]]) -> bool:
-        """Whether the cheapest counts within the branch cost too much, or an expert has none."""
-        total = self.total
-        for expert, (fewest, most) in branch.items():
-            counts = zip(self.possible[expert], self.costs[expert], strict=True)
-            allowed = [cost for count, cost in counts if fewest <= count <= most]
-            if not allowed:
-                return True
-            total += min(allowed) - self.cheapest[expert]
-        return total > self.limit
-
-
-def _threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
+def threshold_of(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) -> Fraction:
+    """Return the threshold of a certificate for two slots per GPU, in the layer's units, or reject it."""
     threshold = number(certificate, "threshold") * layer.scale
     if threshold < value:
         raise Rejected(f"the certificate speaks of {short(threshold / layer.scale)} only")
@@ -97,9 +35,9 @@ def _threshold(layer: ExactLayer, value: Fraction, certificate: dict[str, Any]) 
     return threshold
 
 
-def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -> Counts | None:
+def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -> list[list[int]] | None:
     """Counts of every expert that the rounds leave possible, or None where they refute the threshold."""
-    rounds = _steps(certificate, "rounds")
+    rounds = _rounds(certificate)
     if threshold <= 0:
         if any(layer.loads) or threshold < 0:
             return None
@@ -122,7 +60,7 @@ def _left(layer: ExactLayer, threshold: Fraction, certificate: dict[str, Any]) -
 
 
 def _step(
-    layer: ExactLayer, possible: Counts, threshold: Fraction, step: dict[str, Any]
+    layer: ExactLayer, possible: list[list[int]], threshold: Fraction, step: dict[str, Any]
 ) -> tuple[list[list[int]], int]:
     """What the possible counts cost with the points and weights of a step, and what all may cost together."""
     points, weights = _points(layer, step), integers(step, "weights")
@@ -131,25 +69,11 @@ def _step(
     return _costs(layer.loads, possible, threshold, points, weights), layer.num_slots * sum(weights)
 
 
-def _steps(certificate: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    steps = certificate.get(key)
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise Rejected(f"the certificate's {key!r} is not a list of points and weights")
-    return steps
-
-
-def _nodes(certificate: dict[str, Any]) -> list[list[int]]:
-    nodes = certificate.get("nodes")
-    if not isinstance(nodes, list) or not all(isinstance(node, list) and len(node) in (1, 2) for node in nodes):
-        raise Rejected("the certificate's 'nodes' is not a list of nodes [expert, split] and [witness]")
-    if any(isinstance(entry, bool) or not isinstance(entry, int) for node in nodes for entry in node):
-        raise Rejected("the nodes of a tree hold integers")
-    return nodes
-
-
-def _within_limits(work: int) -> None:
-    if work > MAX_WORK:
-        raise Undecided("the tree takes too long to check")
+def _rounds(certificate: dict[str, Any]) -> list[dict[str, Any]]:
+    rounds = certificate.get("rounds")
+    if not isinstance(rounds, list) or not all(isinstance(step, dict) for step in rounds):
+        raise Rejected("the certificate's 'rounds' is not a list of points and weights")
+    return rounds
 
 
 def _points(layer: ExactLayer, step: dict[str, Any]) -> list[Fraction]:

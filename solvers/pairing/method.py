@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeopt._stop import stoppable
 from moeopt.balancers.pairing import PATIENCE, STEPS_PER_SLOT, anneal, greedy_counts, pair_up, paired_makespan
@@ -19,49 +15,47 @@ from moeopt.placement import Placement
 from moeopt.problem import PlacementProblem
 from moeopt.solution import DEFAULT_TOLERANCE, FLOAT_RESOLUTION, Solution
 from solvers.drive import Limits, Progress, Start, drive
-from solvers.pairing.branch import grow
+from solvers.pairing.branch import STEPS, Left, Tree, squeeze
 from solvers.pairing.compose import compose
-from solvers.pairing.decide import Verdict, decide
-from solvers.pairing.mend import repair
+from solvers.pairing.decide import decide
+from solvers.pairing.dives import parts
 from solvers.pairing.model import (
     MARGIN,
     MAX_COLUMNS,
     Columns,
-    cheapest,
+    Integers,
     columns_at,
-    exclude,
     largest_refuted,
+    replica_cost,
     restrict,
     witness,
 )
 from solvers.pairing.relaxation import relax
+from solvers.pairing.walks import SLOT, Walks
 
 _FIRST_STEPS = 30
 """Steps per slot in the annealing before the first relaxation, which says little about a poor makespan."""
 
-_EFFORT = 0.2
+_EFFORT = 1.6
 """CP-SAT's first deterministic time, about its seconds; raised where it does not suffice."""
 
-_STEPS = 80_000
-"""Steps of the repair per unit of that effort, a quarter of a second."""
+_TREE = 6_000_000
+"""Columns weighed in a tree before, per unit of that effort: about an eighth of its time."""
 
-_FEW = 600
-"""Columns left up to which a tree of branches is likely to be small; it proves what CP-SAT could only claim."""
+_SMALL = 2_000_000
+"""Columns weighed in a tree on a part of what is left."""
 
-_MANY = 1200
-"""Columns left that CP-SAT does not search in a moment; with more effort it is given more."""
+_LOOK = 1 / 32
+"""Part of the effort that CP-SAT has on the way."""
 
-_LIKELY = (0.03, 0.1)
-"""Shares of the relaxation's slack that a count may cost to be tried before the others; the repair tries both."""
+_NEAREST = 1 / 16
+"""Part of the distance to the makespan within which the bound of prices alone is found."""
+
+_ROUNDS = 6
+"""Rounds of prices that a further threshold begins with."""
 
 _COMPOSED = 0.5
 """Redundant slots per expert from which counts are composed of cells: with fewer, cells are large."""
-
-_FINE = 4
-"""Gaps between threshold and makespan at which composing ends: it may fail at one threshold and not at the next."""
-
-_PLENTY = 1.5
-"""Room in cells when counts are composed again, beside that at first; it grows with the root of the effort."""
 
 _SECONDS_PER_COUNT = 2e-7
 """What listing the counts of all experts takes; where no more than that is left, nothing new is begun."""
@@ -69,14 +63,8 @@ _SECONDS_PER_COUNT = 2e-7
 _SECONDS_PER_COLUMN = 2e-5
 """What a linear program on the columns of those counts takes; likewise."""
 
-_PRECISION = 1e-5
-"""Relative precision to which the relaxation's bound is found at best; half the gap suffices."""
-
 _BISECTION = 4
-"""Linear programs, as slow as foreseen, that the bisection takes: left to it by the annealing, a quarter at most."""
-
-_STALLED = 0.9
-"""Share of the columns left by a round of the relaxation above which another is not worth it."""
+"""Linear programs, as slow as foreseen, whose time annealing leaves to what comes after it, a quarter at most."""
 
 
 def _reason(problem: PlacementProblem) -> str:
@@ -126,14 +114,14 @@ def solve_pairing(
     Notes
     -----
     For given replica counts, pairing the largest replica with the smallest is optimal, so only the counts are
-    searched: a short annealing, a first linear relaxation, whose dual weights bound at every threshold, and a
-    long annealing; before it, where copies are about as many as experts, counts are composed of cells of few
-    experts. Then the makespan to beat, less the gap, is tried as a threshold. The relaxation refutes it
-    (bound source ``pairing_lp``, with a certificate that exact arithmetic re-checks), or leaves few counts
-    open. A tree of branches refutes these (``pairing_tree``, likewise), or, where they are many, CP-SAT finds
-    better ones or proves there are none (``pairing_cpsat``: rests on that solver's search). Where CP-SAT
-    takes long, local search repairs what the relaxation favours at thresholds in between. Within a time limit
-    the long annealing leaves time to bisect for the best bound of the relaxation.
+    searched. After an annealing, a linear relaxation gives a first bound, whose dual weights bound at every
+    threshold (source ``pairing_lp``), and first prices of experts. Better prices, by ascent, refute higher
+    thresholds, and strike out counts (``pairing_walks``; both certificates are re-checked in exact arithmetic).
+    Between this bound and the makespan, thresholds are tried by bisection: dives settle most counts as the prices
+    favour them, or as they are, and small trees of branches decide the others; where copies are about as many
+    as experts, counts are composed of cells of few experts before. At last the makespan to beat, less the gap,
+    is tried as a threshold: a tree of branches, with prices in each, refutes it (``pairing_tree``) or finds better
+    counts; where it grows too large, CP-SAT does so (``pairing_cpsat``: rests on that solver's search).
 
     Whether slots may stay empty makes no difference to the optimum where colocation is allowed. Where it is
     not, the bound is that of the problem with colocation (and at most one copy of an expert per GPU in
@@ -157,16 +145,6 @@ def solve_layer(problem: PlacementProblem, known: Solution, limits: Limits) -> S
     return _LayerSearch(known, limits).run()
 
 
-@dataclass(frozen=True)
-class _Left:
-    """Columns that the relaxation leaves possible, the likely ones among them, its favourites, its rounds."""
-
-    possible: Columns
-    likely: list[Columns]
-    favoured: NDArray[np.int64]
-    rounds: list[dict[str, Any]]
-
-
 class _LayerSearch:
     """One layer: the best counts so far, the best bound so far, and the steps that close the gap."""
 
@@ -180,9 +158,10 @@ class _LayerSearch:
         self.makespan = paired_makespan(self.load, self.counts, problem.slots)
         self.bound = 0.0 if np.isnan(known.lower_bound[0]) else float(known.lower_bound[0])
         self.proven = Bound.unknown(1)
-        self.effort, self.descended = _EFFORT, 0.0
+        self.effort = _EFFORT
+        self.random = np.random.default_rng(limits.seed)
+        self.rounds: tuple[Integers, ...] = ()
         self.round = self.listing = len(self.load) * problem.max_replicas * _SECONDS_PER_COUNT
-        self.tightened = False
 
     def run(self) -> Solution:
         if self.known.placement is not None:
@@ -190,7 +169,6 @@ class _LayerSearch:
         self._improve(_FIRST_STEPS, patience=1)
         if not self._closed() and not self._late():
             self._refute(self._ceiling())  # before the long annealing, lest time run out with a poor bound
-        self._compose(1.0)
         self._improve()
         self._close()
         placement = Placement(
@@ -201,98 +179,127 @@ class _LayerSearch:
     def _close(self) -> None:
         """Try the makespan to beat; where that takes too long, lower thresholds, then more effort.
 
-        Thresholds close to the relaxation's bound are quick to refute, those close to the best
-        makespan quick to reach; the hard ones lie between.
+        Thresholds close to the bound are quick to refute, those close to the best makespan quick to reach; the
+        hard ones lie between.
         """
         undecided = math.inf
+        self._tighten()
+        self._approach()
         while not self._closed() and not self._late():
             ceiling = self._ceiling()
             if undecided - self.bound < max(self.gap * self.bound, (ceiling - self.bound) / 4):
-                self.effort *= 2
+                self.effort *= 4
                 undecided = math.inf
-                self._descend()
+                self._approach()
                 continue
             threshold = min(ceiling, (self.bound + undecided) / 2)
             before = self.makespan
             if not self._decide(threshold):
-                if undecided == math.inf:
-                    self._descend()
                 undecided = min(threshold, self._ceiling())
             elif self.makespan < before:
                 undecided = math.inf
-                self._improve()
-
-    def _compose(self, plenty: float) -> None:
-        """Where copies are many, compose counts of cells at thresholds between bound and makespan."""
-        if self.problem.num_redundant < _COMPOSED * self.problem.num_experts:
-            return
-        floor = self.bound
-        deadline = self.limits.deadline - self._kept()
-        while self._ceiling() - floor > _FINE * self.gap * floor and time.perf_counter() < deadline:
-            threshold = (floor + self._ceiling()) / 2
-            counts = compose(self.load, threshold, self.problem.num_gpus, plenty, deadline)
-            if counts is None:
-                floor = threshold
-            else:
-                self._accept(counts)
 
     def _tighten(self) -> None:
-        """Raise the bound to the relaxation's, by bisection.
+        """Raise the bound to what prices alone prove, by bisection; further rounds begin with the prices found."""
+        threshold = self._ceiling()
+        nearest = max(self.gap * self.bound, (threshold - self.bound) * _NEAREST)
+        while threshold - self.bound > nearest and not self._closed() and not self._late():
+            left = self._left(threshold)
+            threshold = (self.bound + (self._ceiling() if left is None or left.nothing else threshold)) / 2
 
-        The least excess may be 0 over a whole range of thresholds, so only its sign is used.
+    def _approach(self) -> None:
+        """Bisect between bound and makespan: refuted by prices, reached by a dive, or given up.
+
+        A makespan that closes the layer will do.
         """
-        if self.tightened:
-            return
-        self.tightened = True
-        high = self._ceiling()
-        while high - self.bound > max(self.gap, _PRECISION) * self.bound / 2 and not self._late():
-            threshold = (self.bound + high) / 2
-            if not self._refute(threshold):
-                high = threshold
+        floor = self.bound
+        while self._ceiling() > floor + self.gap * self.bound / 2 and not self._closed() and not self._late():
+            threshold = max((floor + self._ceiling()) / 2, self.bound * (1 + self.gap))
+            left = self._left(threshold)
+            if left is not None and not left.nothing and not self._compose(threshold):
+                self._dive(left, threshold)
+            if self.makespan > threshold:
+                floor = max(threshold, self.bound)
 
-    def _refute(self, threshold: float) -> bool:
-        """Solve the relaxation at ``threshold``; whether the bound has come so far."""
+    def _dive(self, left: Left, threshold: float) -> None:
+        """Grow small trees on parts of what is left, then let CP-SAT look at all, until the threshold is reached."""
+        noisy = self.effort > _EFFORT
+        for part in parts(left, self.counts, noisy, self.random, self.limits):
+            Tree(part, self.limits).grow(partial(self._reaches, threshold), _SMALL)
+            if self.makespan <= threshold or self._late():
+                return
+        self._search(left, self.effort * _LOOK)
+
+    def _reaches(self, threshold: float, counts: Integers) -> bool:
+        if counts.sum() <= self.problem.slots:
+            self._accept(counts)
+        return self.makespan <= threshold
+
+    def _compose(self, threshold: float) -> bool:
+        """Where copies are many, compose counts of cells; whether they reach the threshold."""
+        if self.problem.num_redundant < _COMPOSED * self.problem.num_experts or self._late():
+            return False
+        plenty = math.sqrt(self.effort / _EFFORT)
+        counts = compose(self.load, threshold, self.problem.num_gpus, plenty, self.limits.deadline)
+        return counts is not None and self._reaches(threshold, counts)
+
+    def _refute(self, threshold: float) -> None:
+        """Solve the relaxation at ``threshold``; its weights bound at every one, and give the first prices."""
         columns = self._columns(threshold)
         if columns is None:
-            self._prove(threshold, "pairing_lp", [])
+            self._prove(threshold, {"method": "pairing_lp", "rounds": []})
         elif not self._late():
-            self._weigh(columns)
-        return self.bound >= threshold
+            weights = relax(columns, self.limits.deadline)
+            weighted = witness(columns, weights)
+            bound = largest_refuted(
+                self.load, self.problem.slots, self.problem.max_replicas, weighted, self.bound, self._ceiling()
+            )
+            self._prove(bound, {"method": "pairing_lp", "rounds": [weighted]})
+            if weights.any():
+                cost = np.minimum.reduceat(columns.count * replica_cost(columns, weights), columns.first)
+                self.rounds = (np.rint(cost / weights.sum() * SLOT).astype(np.int64),)
 
-    def _weigh(self, columns: Columns) -> NDArray[np.int64]:
-        """Solve the relaxation; its weights bound at every threshold: raise the bound to the largest they refute."""
-        weights = relax(columns, self.limits.deadline)
-        weighted = witness(columns, weights)
-        bound = largest_refuted(
-            self.load, self.problem.slots, self.problem.max_replicas, weighted, self.bound, self._ceiling()
-        )
-        self._prove(bound, "pairing_lp", [weighted])
-        return weights
+    def _decide(self, threshold: float) -> bool:
+        """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
+        left = self._left(threshold)
+        if left is None or left.nothing:
+            return True
+        tree = Tree(left, self.limits)
+        if tree.grow(partial(self._reaches, threshold), self.effort * _TREE):
+            if self.makespan > threshold:
+                self._prove(threshold, tree.certificate)
+            return True
+        return not self._late() and self._search(left, self.effort)
 
-    def _descend(self) -> None:
-        """Bisect between bound and makespan: refuted by relaxation, reached by repair, or given up."""
-        self._tighten()
-        if self.descended == self.effort:
-            return  # it would repeat itself
-        self.descended = self.effort
-        self._compose(_PLENTY * math.sqrt(self.effort / _EFFORT))
-        floor, steps = self.bound, round(_STEPS * self.effort)
-        while self._ceiling() > floor * (1 + self.gap) and not self._late():
-            threshold = (floor + self._ceiling()) / 2
-            left = self._relax(threshold)
-            counts = None if left is None else self._repair(left, steps)
-            if counts is None:
-                floor = threshold
-            else:
-                self._accept(counts)
+    def _search(self, left: Left, effort: float) -> bool:
+        """Let CP-SAT choose among the columns left; whether it decides."""
+        columns = left.walks.columns
+        possible = np.isin(np.arange(len(columns.expert)), left.walks.at)
+        verdict = decide(restrict(columns, possible), self.counts, max(self.limits.left, 0.01), effort, self.limits)
+        if verdict.counts is not None:
+            self._accept(verdict.counts)
+        elif verdict.infeasible:
+            rounds = [prices.tolist() for prices in left.rounds]
+            self._prove(columns.threshold / (1 + MARGIN), {"method": "pairing_cpsat", "rounds": rounds})
+        return verdict.counts is not None or verdict.infeasible
 
-    def _repair(self, left: _Left, steps: int) -> NDArray[np.int64] | None:
-        for columns in left.likely:
-            mended = partial(repair, columns, left.favoured, steps, self.limits.seed)
-            counts = stoppable(mended, self.limits.deadline)
-            if counts is not None:
-                return counts
-        return None
+    def _left(self, threshold: float) -> Left | None:
+        """What the prices known and better ones leave of all columns; None if an expert has none to begin with."""
+        columns = self._columns(threshold)
+        if columns is None:
+            self._prove(threshold, {"method": "pairing_lp", "rounds": []})
+            return None
+        experts = len(self.load)
+        left = Left(Walks.over(columns, float(self.load.sum())), np.zeros(experts), np.ones(experts))
+        for prices in self.rounds:
+            if not left.nothing:
+                left = left.strike(prices)
+        left = squeeze(left, STEPS, self.limits)
+        if left.nothing:
+            self._prove(threshold, Tree(left, self.limits).certificate)
+        else:
+            self.rounds = left.rounds[-_ROUNDS:]
+        return left
 
     def _ceiling(self) -> float:
         """The threshold whose refutation closes the layer."""
@@ -305,11 +312,11 @@ class _LayerSearch:
         return self.limits.left <= self.round
 
     def _kept(self) -> float:
-        """Seconds that the search for counts leaves to the bisection for a bound, where it has not been."""
+        """Seconds that the search for counts leaves to the search for a bound."""
         left = self.limits.left
-        return 0.0 if self.tightened or left == math.inf else min(_BISECTION * self.round, left / 4)
+        return 0.0 if left == math.inf else min(_BISECTION * self.round, left / 4)
 
-    def _accept(self, counts: NDArray[np.int64]) -> None:
+    def _accept(self, counts: Integers) -> None:
         makespan = paired_makespan(self.load, counts, self.problem.slots)
         if makespan < self.makespan:
             self.counts, self.makespan = counts, makespan
@@ -328,73 +335,7 @@ class _LayerSearch:
             self.round = self.listing + len(columns.expert) * _SECONDS_PER_COLUMN
         return columns
 
-    def _relax(self, threshold: float) -> _Left | None:
-        """Refute ``threshold`` by relaxation (None), or return the counts it leaves."""
-        columns = self._columns(threshold)
-        rounds: list[dict[str, Any]] = []
-        while columns is not None:
-            if self._late():
-                return _Left(columns, [], self.counts, rounds)
-            weights = self._weigh(columns)
-            rounds.append(witness(columns, weights))
-            possible = exclude(columns, weights)
-            if not possible.any():
-                break
-            likely = [restrict(columns, exclude(columns, weights, share)) for share in _LIKELY]
-            favoured = columns.count[cheapest(columns, weights)]
-            columns = restrict(columns, possible)
-            if possible.mean() > _STALLED:
-                return _Left(columns, likely, favoured, rounds)
-        self._prove(threshold, "pairing_lp", rounds)
-        return None
-
-    def _decide(self, threshold: float) -> bool:
-        """Refute ``threshold`` or find counts that reach it; False if neither with the present effort."""
-        left = self._relax(threshold)
-        if left is None or self._grow(threshold, left):
-            return True
-        if len(left.possible.expert) > _MANY:
-            self._descend()
-        if self._late():
-            return False
-        if self.makespan <= threshold or self._search(left.likely[0]).counts is not None:
-            return True
-        if len(left.possible.expert) > _MANY * self.effort / _EFFORT:
-            return False
-        if len(left.possible.expert) > _MANY / 2:
-            self._tighten()  # lest time run out with a poor bound
-        verdict = self._search(left.possible)
-        undecided = verdict.counts is None and not verdict.infeasible
-        if undecided and self.effort == _EFFORT and not self._late():
-            self._descend()
-            self.effort *= 4
-            return self.makespan <= threshold or self._decide(threshold)
-        if verdict.infeasible:
-            self._prove(threshold, "pairing_cpsat", left.rounds)
-        return verdict.infeasible or verdict.counts is not None
-
-    def _grow(self, threshold: float, left: _Left) -> bool:
-        """Where few columns are left: whether a tree refutes ``threshold`` or meets counts that reach it."""
-        if len(left.possible.expert) > _FEW or self._late():
-            return False
-        grown = grow(left.possible, self.limits)
-        if grown.tree is not None:
-            tree = {"witnesses": list(grown.witnesses), "nodes": grown.tree}
-            self._prove(threshold, "pairing_tree", left.rounds, tree)
-        if grown.counts is not None:
-            self._accept(grown.counts)
-        return self.bound >= threshold or self.makespan <= threshold
-
-    def _search(self, columns: Columns) -> Verdict:
-        """Let CP-SAT choose among ``columns``."""
-        verdict = decide(columns, self.counts, max(self.limits.left, 0.01), self.effort, self.limits)
-        if verdict.counts is not None:
-            self._accept(verdict.counts)
-        return verdict
-
-    def _prove(
-        self, bound: float, source: str, rounds: list[dict[str, Any]], tree: dict[str, Any] | None = None
-    ) -> None:
+    def _prove(self, bound: float, certificate: Certificate) -> None:
         if bound > self.bound:
-            certificate: Certificate = {"method": source, "threshold": bound, "rounds": rounds, **(tree or {})}
-            self.bound, self.proven = bound, Bound.of_layer(bound, source, certificate)
+            self.bound = bound
+            self.proven = Bound.of_layer(bound, certificate["method"], {**certificate, "threshold": bound})

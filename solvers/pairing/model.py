@@ -108,26 +108,6 @@ def _arrange(expert: Integers, count: Integers, size: Floats, threshold: float, 
     )
 
 
-def exclude(columns: Columns, weights: Integers, share: float = 1.0) -> NDArray[np.bool_]:
-    """Columns that the weighted sum of the rows leaves possible; none at all if the threshold is infeasible.
-
-    Every feasible choice has sum_v weight(v) f(v) <= slots * sum_v weight(v). Where the cheapest
-    columns of all experts exceed it, the threshold is infeasible; where a column does beside the
-    cheapest of the others, that column is in no feasible choice. All in 64-bit integers. A
-    ``share`` below 1 leaves only columns that use up no more than this part of the slack.
-    """
-    cost = columns.count * replica_cost(columns, weights)
-    cheapest = np.minimum.reduceat(cost, columns.first)
-    slack = columns.num_slots * int(weights.sum()) - int(cheapest.sum())
-    return cost - cheapest[columns.expert] <= slack * share
-
-
-def cheapest(columns: Columns, weights: Integers) -> NDArray[np.intp]:
-    """Column of every expert that adds least to the weighted sum of the rows."""
-    order = np.lexsort((columns.count * replica_cost(columns, weights), columns.expert))
-    return order[columns.first]
-
-
 def replica_cost(columns: Columns, weights: Integers) -> Integers:
     """What one copy of each column adds to the weighted sum of the rows."""
     below = np.concatenate([[0], np.cumsum(weights)])  # below[k] = weights of rows 0..k-1

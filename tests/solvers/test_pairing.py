@@ -13,16 +13,17 @@ from moeopt.balancers.pairing import paired_makespan
 from moeopt.errors import UnsupportedError
 from moeopt.problem import PlacementProblem
 from moeopt.solution import SolveStatus
-from moeopt.verify import verify
+from moeopt.verify import verify, verify_bound
 from solvers.brute_force import solve_brute_force
 from solvers.drive import Limits, known_before
-from solvers.pairing.branch import grow
+from solvers.pairing.branch import STEPS, Left, Tree, squeeze
 from solvers.pairing.decide import decide
-from solvers.pairing.mend import repair
+from solvers.pairing.dives import parts
 from solvers.pairing.method import _LayerSearch, solve_layer, solve_pairing
-from solvers.pairing.model import cheapest, columns_at, exclude, largest_refuted, witness
+from solvers.pairing.model import columns_at, largest_refuted, witness
 from solvers.pairing.relaxation import relax
-from tests.pairing_certificate import possible_counts, refutes
+from solvers.pairing.walks import SLOT, Walks
+from tests.pairing_certificate import refutes
 
 
 def small_load(rng, experts):
@@ -125,14 +126,23 @@ def choice_exists(load, num_slots, threshold, choices):
     return result.status == 0
 
 
-def test_trees_are_proven_again_and_two_other_solvers_find_nothing_either():
-    for problem, solution, certificate in proofs("pairing_tree", wanted=4):
+def fitting(problem, threshold):
+    load = problem.load.values[0].astype(float)
+    return [[c for c in range(1, problem.max_replicas + 1) if w / c <= threshold] for w in load]
+
+
+def before_any_price(problem, threshold):
+    """All counts at a threshold, with price 0 for every expert."""
+    load = problem.load.values[0].astype(float)
+    columns = columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas)
+    return Left(Walks.over(columns, float(load.sum())), np.zeros(len(load)), np.ones(len(load)))
+
+
+def test_what_prices_refute_two_other_solvers_cannot_reach_either():
+    for problem, solution, certificate in proofs("pairing_walks"):
         assert verify(problem, solution).proven
         load, threshold = problem.load.values[0].astype(float), certificate["threshold"]
-        left = possible_counts(load.tolist(), problem.slots, problem.max_replicas, certificate)
-        assert left is not None
-        assert not check(problem, certificate)
-        assert not choice_exists(load, problem.slots, threshold, left)
+        assert not choice_exists(load, problem.slots, threshold, fitting(problem, threshold))
         columns = columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas)
         assert decide(columns, solution.placement.replica_count[0], 10.0, 5.0, Limits()).infeasible
 
@@ -141,39 +151,69 @@ def test_trees_are_proven_again_and_two_other_solvers_find_nothing_either():
 def test_a_tree_grown_where_a_choice_exists_ends_at_counts_that_reach_the_threshold(seed):
     problem = medium_problem(seed)
     load = problem.load.values[0].astype(float)
-    threshold = float(solve_pairing(problem).makespan[0])
-    grown = grow(columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas), Limits())
-    assert grown.tree is None
-    assert grown.counts is None or paired_makespan(load, grown.counts, problem.slots) <= threshold * (1 + 2e-9)
+    threshold = float(solve_pairing(problem).makespan[0]) * (1 + 1e-9)
+    met = []
+
+    def reaches(counts):
+        met.append(counts)
+        return counts.sum() <= problem.slots and paired_makespan(load, counts, problem.slots) <= threshold
+
+    left = squeeze(before_any_price(problem, threshold), STEPS, Limits())
+    assert not left.nothing
+    assert Tree(left, Limits()).grow(reaches, 1e9)
+    assert reaches(met[-1])
 
 
-def test_the_solver_asked_in_these_tests_finds_a_choice_where_there_is_one():
-    problem = medium_problem(0)
-    makespan = float(solve_pairing(problem).makespan[0]) * (1 + 1e-9)
-    every = [list(range(1, problem.max_replicas + 1))] * problem.num_experts
-    load = problem.load.values[0].astype(float)
-    fitting = [[c for c in counts if w / c <= makespan] for w, counts in zip(load, every, strict=True)]
-    assert choice_exists(load, problem.slots, makespan, fitting)
+def best_stock(columns, prices, slots_in_all):
+    """Value of the dearest set of columns whose copies fit on the GPUs two by two, by trying all sets."""
+    best = -math.inf
+    for chosen in itertools.product((False, True), repeat=len(columns.expert)):
+        taken = np.flatnonzero(chosen)
+        sizes = np.repeat(columns.size[taken], columns.count[taken])
+        for empty in range(slots_in_all - len(sizes) + 1):
+            lone = [columns.threshold / 2] * ((len(sizes) + empty) % 2)  # beside a small copy that has a GPU to itself
+            pairs = np.sort(np.concatenate([sizes, np.zeros(empty), lone]))
+            if (pairs + pairs[::-1] <= columns.threshold * (1 + 1e-12)).all():
+                best = max(best, prices[columns.expert[taken]].sum() - SLOT * (len(sizes) + empty))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_walk_is_worth_the_dearest_stock_of_copies_that_fits_on_the_gpus(seed):
+    rng = np.random.default_rng(seed)
+    load = small_load(rng, 4).astype(float) + 1
+    columns = columns_at(load, float(load.max()) * rng.uniform(0.6, 1.1), 8, 3)
+    if columns is None or len(columns.expert) > 9:
+        columns = columns_at(load, float(load.max()), 8, 2)
+    prices = rng.integers(0, 4 * SLOT, 4)
+    roomy = Walks.over(columns, -1e9)  # with as much slack, no walk is ruled out for what it wastes
+    lacking = roomy.weigh(prices)[1]
+    worth = int(prices.sum()) - (columns.num_slots + lacking) * SLOT
+    assert worth == best_stock(columns, prices, 2 * 12)
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_any_weights_whatsoever_exclude_no_placement_that_exists(seed):
+def test_any_prices_whatsoever_strike_out_no_placement_that_exists(seed):
     rng = np.random.default_rng(seed)
     problem = small_problem(rng, allow_empty_slots=True)
     best = solve_brute_force(problem)
     threshold = (float(best.makespan[0]) or 1.0) * (1 + 1e-12)  # the true makespan may be rounded off
     counts = best.placement.replica_count[0]
-    load = problem.load.values[0].astype(float)
-    columns = columns_at(load, threshold * (1 + 1e-9), problem.slots, problem.max_replicas)
+    left = before_any_price(problem, threshold)
     for _ in range(20):
-        weights = rng.integers(0, 5, 1 + len(columns.points))
-        possible = exclude(columns, weights)
-        points = [2 * columns.threshold, *columns.points]
-        certificate = {"threshold": threshold, "rounds": [{"points": points, "weights": weights.tolist()}]}
-        left = possible_counts(load.tolist(), problem.slots, problem.max_replicas, certificate)
-        assert possible.any()
-        assert left is not None
-        assert all(c in choices for c, choices in zip(counts.tolist(), left, strict=True))
+        left = left.strike(rng.integers(0, 3 * SLOT, problem.num_experts))
+        assert not left.nothing
+        assert left.lacking <= 0
+    held = {(e, c) for e, c in zip(left.walks.expert.tolist(), left.walks.count.tolist(), strict=True)}
+    smaller = [max(c for c in range(1, n + 1) if (e, c) in held or c == 1) for e, n in enumerate(counts.tolist())]
+    assert paired_makespan(problem.load.values[0].astype(float), np.array(smaller), problem.slots) <= threshold
+
+
+def test_the_solver_asked_in_these_tests_finds_a_choice_where_there_is_one():
+    problem = medium_problem(0)
+    makespan = float(solve_pairing(problem).makespan[0]) * (1 + 1e-9)
+    load = problem.load.values[0].astype(float)
+    assert choice_exists(load, problem.slots, makespan, fitting(problem, makespan))
 
 
 def test_partition_is_exact_however_large():
@@ -228,20 +268,23 @@ def test_recorded_layers_on_144_gpus_are_proven_optimal(recording, name):
     assert (solution.gap <= 1e-4).all()
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_repair_returns_only_counts_that_reach_the_threshold(seed):
-    problem = medium_problem(seed)
-    load = problem.load.values[0].astype(float)
-    makespan = float(solve_pairing(problem, tolerance=1e-3).makespan[0])
-    for slack in (0.98, 1.005, 1.02):
-        columns = columns_at(load, makespan * slack, problem.slots, problem.max_replicas)
-        counts = repair(columns, columns.count[cheapest(columns, relax(columns))], 2000, seed)
-        if slack < 0.99:
-            assert counts is None
-        elif counts is not None:
-            assert paired_makespan(load, counts, problem.slots) <= makespan * slack * (1 + 1e-9)
-        else:
-            assert slack < 1.01, "two percent above the optimum must be found"
+def test_dives_come_within_two_percent_of_the_optimum():
+    for seed in range(5):
+        problem = medium_problem(seed)
+        load = problem.load.values[0].astype(float)
+        optimum = solve_pairing(problem)
+        left = squeeze(before_any_price(problem, float(optimum.makespan[0]) * 1.02), STEPS, Limits())
+        found = []
+
+        def reaches(counts, load=load, problem=problem, found=found, threshold=optimum.makespan[0] * 1.02):
+            if counts.sum() <= problem.slots:
+                found.append(paired_makespan(load, counts, problem.slots))
+            return bool(found) and min(found) <= threshold
+
+        start = optimum.placement.replica_count[0]
+        for part in parts(left, start, 0, np.random.default_rng(seed), Limits()):
+            Tree(part, Limits()).grow(reaches, 1e6)
+        assert min(found) <= optimum.makespan[0] * 1.02
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -254,7 +297,7 @@ def test_weights_from_any_threshold_bound_as_far_as_they_refute(seed):
     for share in (0.9, 0.97, 1.001, 1.03):
         columns = columns_at(load, optimum * share, *size)
         weights = relax(columns)
-        at_once = not exclude(columns, weights).any()
+        at_once = check(problem, {"threshold": optimum * share, "rounds": [witness(columns, weights)]})
         bound = largest_refuted(load, *size, witness(columns, weights), optimum * 0.5, optimum * 1.1)
         assert bound < optimum
         assert bound >= optimum * share * (1 - 1e-6) or not at_once
@@ -265,16 +308,20 @@ def test_weights_from_any_threshold_bound_as_far_as_they_refute(seed):
 
 def refuted_by_relaxation(search, threshold):
     columns = columns_at(search.load, threshold, search.problem.slots, search.problem.max_replicas)
-    return columns is None or not exclude(columns, relax(columns)).any()
+    return columns is None or check(
+        search.problem, {"threshold": threshold, "rounds": [witness(columns, relax(columns))]}
+    )
 
 
 # From seed 20 on, the least excess is 0 at the first makespan and over a wide range below it.
 @pytest.mark.parametrize("seed", [0, 1, 2, 20, 28, 35, 53, 88, 104])
-def test_tightening_brings_the_bound_to_where_the_relaxation_no_longer_refutes(seed):
+def test_prices_bring_the_bound_to_where_the_relaxation_no_longer_refutes(seed):
     search = _LayerSearch(known_before(medium_problem(seed), None, 1e-4), Limits(None, 1e-4))
+    start = search.bound
     search._tighten()
-    assert check(search.problem, json.loads(json.dumps(search.proven.certificate[0])))
-    further = search.bound * (1 + 1e-4)
+    problem = search.problem
+    assert verify_bound(problem, search.proven).proven
+    further = search.bound + (search._ceiling() - start) / 8
     assert further > search._ceiling() or not refuted_by_relaxation(search, further)
 
 

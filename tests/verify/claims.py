@@ -12,6 +12,11 @@ from moeopt import Bound, PlacementProblem, Solution, bounds, verify
 from solvers import configuration_bound, solve_pairing
 from solvers.configuration.dual import Dual
 from solvers.configuration.tree import Tree
+from solvers.drive import Limits
+from solvers.pairing.branch import Left
+from solvers.pairing.branch import Tree as CountTree
+from solvers.pairing.model import columns_at
+from solvers.pairing.walks import Walks
 
 FIELDS = (
     "placement", "status", "makespan", "moves", "objective", "lower_bound", "bound_source", "certificate",
@@ -67,6 +72,21 @@ def pairs(method="pairing_lp"):
         if solution.bound_source == (method,):
             return problem, replace(solution, bound=through_json(solution.bound))
     raise AssertionError("no instance")
+
+
+@cache
+def branched_pairs():
+    """A problem of two slots per GPU, and a certificate that refutes all below its optimum in a tree of branches."""
+    load = np.ceil(np.random.default_rng(2).lognormal(6, 0.8, 48)).astype(np.int64)
+    problem = PlacementProblem(load, 32, 64, allow_empty_slots=True)
+    threshold = float(solve_pairing(problem).makespan[0]) * (1 - 1e-6)
+    columns = columns_at(load.astype(float), threshold * (1 + 1e-9), problem.slots, problem.max_replicas)
+    left = Left(Walks.over(columns, float(load.sum())), np.zeros(48), np.ones(48))
+    tree = CountTree(left, Limits())
+    assert tree.grow(lambda counts: False, math.inf)
+    certificate = {"threshold": threshold, **tree.certificate}
+    assert len(certificate["nodes"]) > 3
+    return problem, json.loads(json.dumps(certificate))
 
 
 @cache

@@ -3,16 +3,15 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 
 import pytest
 
-from moeopt import PlacementProblem, verify
+from moeopt import Bound, PlacementProblem, verify, verify_bound
 from moeopt.verify import bounds as checks
 from moeopt.verify import configuration as trees
-from moeopt.verify import pairing as pairings
+from moeopt.verify import walks
 from moeopt.verify import window_cover as covers
-from tests.verify.claims import accepts, branched, claim, forged, largest_proven, pairs, triples
+from tests.verify.claims import accepts, branched, branched_pairs, claim, forged, largest_proven, pairs, triples
 
 PARTITION = PlacementProblem([[40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1]], 3)
 REPLICATED = PlacementProblem([[0.1, 0.7, 1.3, 5.9]], 3, 6)
@@ -42,7 +41,7 @@ def test_a_bound_one_ulp_above_what_its_certificate_proves_is_rejected(problem, 
 
 @pytest.mark.parametrize(
     "proven",
-    [pairs, partial(pairs, "pairing_tree"), triples, branched],
+    [pairs, branched_pairs, triples, branched],
     ids=["pairing_lp", "pairing_tree", "configuration_lp", "configuration_tree"],
 )
 def test_a_proof_for_equal_shares_proves_nothing_where_tokens_go_to_any_copy(proven):
@@ -240,50 +239,57 @@ def test_forged_pairing_certificates_are_rejected(change):
     assert not accepts(problem, max(certificate["threshold"], changed["threshold"]), changed)
 
 
-def without(step, key):
-    return step | {key: [0] * len(step[key])}
-
-
 @pytest.mark.parametrize(
     "change",
     [
         lambda c, high: {"threshold": high},
         lambda c, high: {"threshold": c["threshold"] * 0.999},
+        lambda c, high: {"threshold": 0.0},
         lambda c, high: {"method": "pairing_lp"},
-        lambda c, high: {"rounds": None},
-        lambda c, high: {"witnesses": []},
-        lambda c, high: {"witnesses": [7]},
-        lambda c, high: {"witnesses": [without(step, "weights") for step in c["witnesses"]]},
-        lambda c, high: {"witnesses": [step | {"weights": [-w for w in step["weights"]]} for step in c["witnesses"]]},
-        lambda c, high: {"witnesses": [step | {"weights": step["weights"][1:]} for step in c["witnesses"]]},
+        lambda c, high: {"slot": None},
+        lambda c, high: {"slot": -c["slot"]},
+        lambda c, high: {"slot": True},
+        lambda c, high: {"prices": None},
+        lambda c, high: {"prices": []},
+        lambda c, high: {"prices": c["prices"][:-1]},
+        lambda c, high: {"prices": [7]},
+        lambda c, high: {"prices": [prices[1:] for prices in c["prices"]]},
+        lambda c, high: {"prices": [[0.5] * len(prices) for prices in c["prices"]]},
+        lambda c, high: {"prices": [[0] * len(prices) for prices in c["prices"]]},
+        lambda c, high: {"prices": [[10**9 * price for price in prices] for prices in c["prices"]]},
         lambda c, high: {"nodes": []},
         lambda c, high: {"nodes": None},
         lambda c, high: {"nodes": [[0]]},
         lambda c, high: {"nodes": c["nodes"][:-1]},
         lambda c, high: {"nodes": c["nodes"][1:]},
         lambda c, high: {"nodes": [*c["nodes"], [0]]},
-        lambda c, high: {"nodes": [[len(c["witnesses"])] if len(node) == 1 else node for node in c["nodes"]]},
-        lambda c, high: {"nodes": [[-1] if len(node) == 1 else node for node in c["nodes"]]},
-        lambda c, high: {"nodes": [[True] if len(node) == 1 else node for node in c["nodes"]]},
-        lambda c, high: {"nodes": [[40, node[1]] if len(node) == 2 else node for node in c["nodes"]]},
-        lambda c, high: {"nodes": [[node[0], 1] if len(node) == 2 else node for node in c["nodes"]]},
-        lambda c, high: {"nodes": [[node[0], 99] if len(node) == 2 else node for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[0, *node[1:]] for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[True, *node[1:]] for node in c["nodes"]]},
+        lambda c, high: {"nodes": [[node[0], 99, node[2]] if len(node) == 3 else node for node in c["nodes"]]},
     ],
 )
 def test_forged_trees_are_rejected(change):
-    problem, solution = pairs("pairing_tree")
-    certificate = solution.certificate[0]
+    problem, certificate = branched_pairs()
     assert accepts(problem, certificate["threshold"], certificate)
-    changed = certificate | change(certificate, float(solution.makespan[0]))
+    high = certificate["threshold"] * (1 + 3e-6)  # the optimum is a millionth above the threshold
+    changed = certificate | change(certificate, high)
     assert not accepts(problem, max(certificate["threshold"], changed["threshold"]), changed)
 
 
 def test_a_tree_too_large_to_check_is_left_undecided(monkeypatch):
-    problem, solution = pairs("pairing_tree")
-    monkeypatch.setattr(pairings, "MAX_WORK", 100)
-    verdict = verify(problem, solution).layers[0]
+    problem, certificate = branched_pairs()
+    monkeypatch.setattr(walks, "MAX_WORK", 100)
+    verdict = verify_bound(problem, Bound.of_layer(certificate["threshold"], "pairing_tree", certificate)).layers[0]
     assert verdict.bound == "unknown"
     assert "takes too long" in verdict.reason
+
+
+def test_a_pair_that_just_fits_is_a_walk():
+    """Sizes 3 and 2 make 5: whatever the prices, they are collected where the threshold is 5, and not below."""
+    problem = PlacementProblem([[3, 2]], 1)
+    certificate = {"method": "pairing_walks", "slot": 1, "prices": [[5, 5]], "nodes": [[1]]}
+    assert not accepts(problem, 5.0, certificate | {"threshold": 5.0})
+    assert accepts(problem, 4.9, certificate | {"threshold": 4.9})
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -320,7 +326,7 @@ def test_the_certificate_of_another_layer_is_rejected():
         {"method": "hottest_replica", "group": 99}, {"method": "hottest_replica", "group": -1},
         {"method": "hottest_replica", "group": 10**5000}, {"method": "hottest_replica", "group": "0"},
         {"method": "pairing_lp"}, {"method": "pairing_lp", "threshold": 10**400, "rounds": []},
-        {"method": "pairing_tree"}, {"method": "pairing_cpsat", "threshold": 60.0}, {"method": "configuration_lp"},
+        {"method": "pairing_walks"}, {"method": "pairing_tree"}, {"method": "pairing_cpsat", "threshold": 60.0}, {"method": "configuration_lp"},
         {"method": "configuration_lp", "threshold": 1e308}, {"method": "configuration_tree"},
         {"method": "configuration_tree", "threshold": 1e308, "tree": {}},
     ],

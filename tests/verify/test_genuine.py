@@ -12,7 +12,7 @@ from moeopt.balancers import eplb
 from moeopt.bounds import hottest_experts
 from solvers import configuration_bound, solve_brute_force, solve_cpsat, solve_milp
 from tests.solvers.problems import random_problem
-from tests.verify.claims import accepts, branched, certified, claim, forged, pairs, triples
+from tests.verify.claims import accepts, branched, branched_pairs, certified, claim, forged, pairs, triples
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -102,17 +102,18 @@ def test_no_pairing_or_configuration_certificate_proves_more_than_the_optimum(se
         certificate = {"method": "pairing_lp", "threshold": above, "rounds": [step]}
         assert not accepts(problem, above, certificate)
         splits = zip(rng.integers(0, experts, 3).tolist(), rng.integers(1, 4, 3).tolist(), strict=True)
-        nodes = [node for split in splits for node in (list(split), [0])] + [[0]]
-        tree = {"method": "pairing_tree", "threshold": above, "rounds": [], "witnesses": [step], "nodes": nodes}
+        nodes = [node for split in splits for node in ([1, *split], [1])] + [[1]]
+        rounds = rng.integers(0, 20, (len(nodes), experts)).tolist()
+        tree = {"method": "pairing_tree", "threshold": above, "slot": 5, "prices": rounds, "nodes": nodes}
         assert not accepts(problem, above, tree)
     assert proven or optimum < 1
 
 
 def test_pairing_and_configuration_bounds_are_proven_again():
-    for method in ("pairing_lp", "pairing_tree"):
+    for method in ("pairing_lp", "pairing_walks"):
         problem, solution = pairs(method)
         assert verify(problem, solution).proven
-    for found in (triples, branched):
+    for found in (triples, branched, branched_pairs):
         problem, certificate = found()
         assert accepts(problem, certificate["threshold"], certificate)
 

@@ -20,7 +20,7 @@ from moeopt.verify.check import CHECKS
 from moeopt.verify.document import main
 from solvers.moves_bound import moves_bound
 from tests.solvers.problems import random_problem
-from tests.verify.claims import branched, certified, claim, pairs, triples
+from tests.verify.claims import branched, branched_pairs, certified, claim, pairs, triples
 
 PARTITION = PlacementProblem([[40, 39, 38, 20, 11, 10, 9, 5, 4, 3, 2, 1]], 3)
 REFERENCE = {"reference": [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]}
@@ -55,10 +55,10 @@ def genuine():
         plain("copies_needed", replace(SMALL, max_makespan=19.0), 2.0),
         plain("regrouping_needed", replace(PARTITION, **REFERENCE, **NODES, max_makespan=100.0), 4.0),
     ]
-    for method in ("pairing_lp", "pairing_tree"):
+    for method in ("pairing_lp", "pairing_walks"):
         problem, paired = pairs(method)
         found.append(Solution(problem, paired.placement, paired.bound))
-    for bound in (triples, branched):
+    for bound in (triples, branched, branched_pairs):
         problem, certificate = bound()
         found.append(claim(problem, certificate["threshold"], certificate, certificate["method"]))
     found.append(Solution(SMALL, bound=moves_bound(SMALL, target=np.array([1.0]))))
