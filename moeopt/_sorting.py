@@ -1,4 +1,4 @@
-"""A stable sort for kernels: numba's own take seconds to compile, one for every kind and type."""
+"""Sorting and bisection for kernels: numba's own take long to compile, seconds a sort, for every kind and type."""
 
 import numpy as np
 
@@ -35,3 +35,27 @@ def rising_order(value):  # type: ignore[no-untyped-def]
         order, merged = merged, order
         run *= 2
     return order
+
+
+@kernel
+def number_up_to(rising, limit):  # type: ignore[no-untyped-def]
+    """How many are at most ``limit``; halves without a jump that a processor must foresee."""
+    number, left = 0, rising.size
+    while left > 0:
+        half = (left + 1) // 2
+        number += half if rising[number + half - 1] <= limit else 0
+        left -= half
+    return number
+
+
+@kernel
+def number_below(rising, limit):  # type: ignore[no-untyped-def]
+    """How many are less than ``limit``."""
+    low, high = 0, rising.size
+    while low < high:
+        middle = (low + high) // 2
+        if rising[middle] < limit:
+            low = middle + 1
+        else:
+            high = middle
+    return low

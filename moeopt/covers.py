@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._stop import Flag, raised
 
 _SHARE = 0.5
@@ -149,7 +149,7 @@ def list_sets(load, slots, least, most, members, slack, stop):  # type: ignore[n
             continue
         if count == slack.size:
             return -1
-        members[count] = chosen
+        copy_into(chosen, members[count])
         slack[count] = most - total[slots]
         count += 1
     return count
@@ -235,7 +235,7 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
             a += 1
         position[depth] = a
         if a == last[depth]:
-            table[_spot(done[depth], table.shape[0])] = done[depth]
+            copy_into(done[depth], table[_spot(done[depth], table.shape[0])])
             depth -= 1
             continue
         one_set = alive[a]
@@ -243,8 +243,9 @@ def find_cover(members, slack, budget, table, work, cover, stop):  # type: ignor
         rest, need = left[depth] - slack[one_set], gpus - depth - 1
         if need == 0:
             return 1
-        done[depth + 1] = done[depth] | mask[one_set]
-        if (table[_spot(done[depth + 1], table.shape[0])] == done[depth + 1]).all():
+        for w in range(words):
+            done[depth + 1, w] = done[depth, w] | mask[one_set, w]
+        if _same(table[_spot(done[depth + 1], table.shape[0])], done[depth + 1]):
             continue
         work[0] -= last[depth] - first[depth]
         end = last[depth]
@@ -270,6 +271,15 @@ def _disjoint(a, b):  # type: ignore[no-untyped-def]
     for i in range(a.size):
         common |= a[i] & b[i]
     return common == 0
+
+
+@kernel
+def _same(a, b):  # type: ignore[no-untyped-def]
+    """Whether two sets are equal."""
+    differing = np.uint64(0)
+    for i in range(a.size):
+        differing |= a[i] ^ b[i]
+    return differing == 0
 
 
 @kernel

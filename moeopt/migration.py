@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt import _arguments
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt.errors import InputError
 from moeopt.placement import Placement
 
@@ -135,7 +135,7 @@ def _fill_rounds(before, after, gpus, arrivals, per_round, rounds, states):  # t
             for i in range(expert.size):
                 if colour[i] // per_round == t:
                     state[slot[leaving[gpu[i], colour[i]]]] = expert[i]
-            states[t, layer] = state
+            copy_into(state, states[t, layer])
 
 
 @kernel
@@ -257,7 +257,9 @@ def _choose_senders(holds, slots, senders):  # type: ignore[no-untyped-def]
     sends = np.empty(gpus, np.int64)
     for layer in range(layers):
         for e in range(experts):
-            holders[e] = holds[layer, :, e].sum()
+            holders[e] = 0
+            for g in range(gpus):
+                holders[e] += int(holds[layer, g, e])
         sends[:] = 0
         received = holds[layer].copy()
         waits = np.zeros(slots.shape[1], np.bool_)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._sorting import rising_order
+from moeopt.balancers.swaps import copy_slots
 
 
 @kernel
@@ -29,16 +31,16 @@ def cheapest_counts(first, last, keep, bring, copies_of, num_copies, kept, broug
                 break
             for i in range(held):
                 price[i] = keep[copies_of[e, i], t]
-            rising = np.sort(price[:held])
+            order = rising_order(price[:held])
             cost = 0.0
             for c in range(last[e, t]):
-                cost += min(rising[c], bring[e, t]) if c < held else bring[e, t]
+                cost += min(price[order[c]], bring[e, t]) if c < held else bring[e, t]
                 if c + 1 >= first[e, t] and cost < best:
                     best, best_class, best_count = cost, t, c + 1
         total += best
         for i in range(held):
             price[i] = keep[copies_of[e, i], best_class]
-        order = np.argsort(price[:held])
+        order = rising_order(price[:held])
         for c in range(best_count):
             if c < held and price[order[c]] < bring[e, best_class]:
                 kept[copies_of[e, order[c]], best_class] += 1
@@ -86,17 +88,19 @@ def best_contents(held, gpu, gpus, full, last, size, keep, bring, cost, worth, o
     """
     classes = last.shape[1]
     slots, capacity = worth.shape[0] - 1, worth.shape[1] - 1
-    most = np.bincount(gpu, minlength=gpus).max() if gpu.size else 0
+    most = run = 0
+    for i in range(gpu.size):
+        run = run + 1 if i > 0 and gpu[i] == gpu[i - 1] else 1
+        most = max(most, run)
     value = np.empty((most + 1, slots + 1, capacity + 1))  # of the first copies, a number of which stay
-    total = 0.0
-    begin = 0
+    total, begin = 0.0, 0
     for g in range(gpus):
         end = begin
         value[0] = -np.inf
         value[0, 0] = 0.0
         while end < gpu.size and gpu[end] == g:
             i, e = end - begin, held[end]
-            value[i + 1] = value[i]
+            copy_slots(value[i], value[i + 1])
             highest = -np.inf
             for t in range(classes - 1, -1, -1):  # by rising size: a larger copy must be worth more
                 z = size[e, t]

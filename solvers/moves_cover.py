@@ -130,7 +130,7 @@ class LayerSearch:
             prices[expert] = min(prices[expert], price)
             stays[gpu, expert] = True
         self.prices = prices
-        self.value = np.where(stays, prices, prices - self.unit)[:, self.order]
+        self.value = np.ascontiguousarray(np.where(stays, prices, prices - self.unit)[:, self.order])
         self.size = np.minimum(self.load * _STEPS // max(self.most, 1), _STEPS + 1)
         self.rest = np.empty((self.load.size + 1, self.problem.slots_per_gpu + 1, _STEPS + 1), dtype=np.int64)
         self.worth: list[int] = []

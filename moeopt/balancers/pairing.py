@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from moeopt import _arguments as arguments
 from moeopt._kernel import copy_into, kernel
 from moeopt._random import below, random_state, uniform
+from moeopt._sorting import number_below, rising_order
 from moeopt._stop import Flag, never, raised, stoppable
 from moeopt.balancers.start import capped_counts
 from moeopt.methods import made_for, refuses
@@ -135,7 +136,8 @@ def anneal_once(
     if counts.sum() == len(counts):
         return counts
     units = min(_UNITS, 2**31 // (problem.num_gpus + 1))
-    found: Counts = _anneal(load, counts, problem.max_replicas, problem.slots, target, units, steps, seed, run, stop)
+    start = counts.copy()  # numba would compile once more for an array that may not be written to
+    found: Counts = _anneal(load, start, problem.max_replicas, problem.slots, target, units, steps, seed, run, stop)
     slots = problem.slots
     return found if paired_makespan(load, found, slots) < paired_makespan(load, counts, slots) else counts
 
@@ -224,9 +226,14 @@ def _anneal(load, start, cap, slots, target, units, steps, seed, run, stop):  # 
         for _ in range(counts[expert]):
             exact[filled] = load[expert] / counts[expert]
             filled += 1
-    exact.sort()
-    scale = units / (exact + exact[::-1]).max()
-    sizes = np.ceil(exact * scale).astype(np.int32)
+    order = rising_order(exact)
+    most = 0.0
+    for i in range(slots):
+        most = max(most, exact[order[i]] + exact[order[slots - 1 - i]])
+    scale = units / most
+    sizes = np.empty(slots, np.int32)
+    for i in range(slots):
+        sizes[i] = np.int32(np.ceil(exact[order[i]] * scale))
     fewer, trial = np.empty(slots - 1, np.int32), np.empty(slots, np.int32)
     goal = np.int32(min(target * scale, units))
     aim = _next_aim(_fullest(sizes), goal)
@@ -255,7 +262,7 @@ def _anneal(load, start, cap, slots, target, units, steps, seed, run, stop):  # 
         given = _list_giver(giver, counts[giver], load_a, aim, givers, place, given)
         given = _list_giver(taker, counts[taker], load_b, aim, givers, place, given)
         if energy == 0:
-            best[:] = counts
+            copy_into(counts, best)
             reached = _fullest(sizes)
             if reached <= goal:
                 break
@@ -296,7 +303,7 @@ def _size(load, copies):  # type: ignore[no-untyped-def]
 @kernel
 def _resize(sizes, out, old, copies, new, number):  # type: ignore[no-untyped-def]
     """Write ``sizes`` (rising) to ``out`` with ``copies`` entries ``old`` replaced by ``number`` entries ``new``."""
-    gone, at = _rank(sizes, old), _rank(sizes, new)
+    gone, at = number_below(sizes, old), number_below(sizes, new)
     if new > old:
         first = at - copies
         copy_into(sizes[:gone], out[:gone])
@@ -309,19 +316,6 @@ def _resize(sizes, out, old, copies, new, number):  # type: ignore[no-untyped-de
         copy_into(sizes[gone + copies :], out[gone + number :])
     for i in range(first, first + number):
         out[i] = new
-
-
-@kernel
-def _rank(sizes, size):  # type: ignore[no-untyped-def]
-    """How many are smaller, by bisection."""
-    low, high = 0, sizes.size
-    while low < high:
-        middle = (low + high) // 2
-        if sizes[middle] < size:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @kernel

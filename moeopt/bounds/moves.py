@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moeopt import metrics
 from moeopt._kernel import kernel
+from moeopt._sorting import rising_order
 from moeopt.bounds._rounding import Floats, nothing
 from moeopt.problem import PlacementProblem
 
@@ -300,7 +301,7 @@ def _arrivals(size, gpus, ceiling, slack):  # type: ignore[no-untyped-def]
     """Least arrivals on GPUs that hold ``size`` slot by slot; -1 if no numbers of arrivals keep the ceiling."""
     n = size.size
     k = n // gpus
-    order = np.argsort(size)
+    order = rising_order(size)
     holder = order // k
     own = np.empty((gpus, k), size.dtype)  # rising on each GPU
     held = np.zeros(gpus, np.int64)
@@ -344,11 +345,11 @@ def _arrivals(size, gpus, ceiling, slack):  # type: ignore[no-untyped-def]
         if fewest < 0:
             return -1
         needed += fewest
-    rising = np.sort(steps[:count])
+    rising = rising_order(steps[:count])
     while missing > 0:
         if count == 0:
             return -1
         count -= 1
-        missing -= rising[count]
+        missing -= steps[rising[count]]
         needed += 1
     return needed

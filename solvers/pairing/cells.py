@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt._kernel import kernel
+from moeopt._sorting import number_below
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -99,7 +100,7 @@ def _extend(load, threshold, length, begun, lost, closing, going):  # type: igno
         for copies in range(1, int(2 * load[-1] / threshold) + _FURTHER + 1):
             pairs = min(copies, abs(left))
             least = max(low, room - (most - lost[at]) / pairs, (copies - _FURTHER) * threshold / (2 * copies))
-            expert = np.searchsorted(load, copies * least)
+            expert = number_below(load, copies * least)
             while expert < load.size and load[expert] <= copies * high:
                 total = lost[at] + pairs * (room - load[expert] / copies)
                 full = copies == abs(left)

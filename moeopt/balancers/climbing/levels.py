@@ -9,11 +9,12 @@ partitions with applications to the knapsack problem", J. ACM 21 (1974), doi 10.
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._random import below, random_state
+from moeopt._sorting import number_up_to, rising_order
 from moeopt._stop import Flag, raised
 from moeopt.balancers.climbing.deals import construct, repack
-from moeopt.balancers.swaps import distinct, least_makespan, sum_loads
+from moeopt.balancers.swaps import copy_slots, distinct, least_makespan, sum_loads
 
 _CAPS = 5
 """Caps that one levelling of a layer tries, each with five times the slack of the one before."""
@@ -79,11 +80,11 @@ def _level_down(slots, size, target, seed, colocated, stop):  # type: ignore[no-
         after = sum_loads(trial, size, load)
         if after < most:
             most = after
-            slots[:] = trial
+            copy_slots(trial, slots)
         if reached:
             break
         work = _WORK * slots.size // 4
-        trial[:] = slots
+        copy_slots(slots, trial)
         cap += 4 * slack
         slack *= 5
     return most
@@ -155,7 +156,7 @@ def _chain(row, size, owner, live, f, is_open, low, high):  # type: ignore[no-un
     """
     best, found = np.inf, (-1, -1, 0, 0)
     for i in range(min(row.size, _CHAIN)):
-        start = np.searchsorted(live, row[i], side="right")
+        start = number_up_to(live, row[i])
         for j in range(min(row.size, _CHAIN)):
             if i == j:
                 continue
@@ -163,8 +164,8 @@ def _chain(row, size, owner, live, f, is_open, low, high):  # type: ignore[no-un
             least = most - (high - low)
             if p == live.size:
                 continue
-            q = np.searchsorted(size, most - size[live[p]], side="right")
-            q = np.searchsorted(live, q) - 1
+            q = number_up_to(size, most - size[live[p]])
+            q = number_up_to(live, q - 1) - 1
             for _ in range(_CHAIN_STEPS):
                 if p == live.size or q < 0 or size[live[p]] - size[row[i]] >= best:
                     break
@@ -208,7 +209,7 @@ def level(all_slots, all_size, cap, work, colocated, state, stop):  # type: igno
     """
     gpus, k = all_slots.shape
     expert = all_slots.copy().reshape(-1)
-    order = np.argsort(all_size[expert], kind="mergesort")
+    order = rising_order(all_size[expert])
     expert, owner = expert[order], order // k
     size, slots = all_size[expert], np.empty(gpus * k, np.int64)
     slots[order] = np.arange(gpus * k)
@@ -267,7 +268,8 @@ def level(all_slots, all_size, cap, work, colocated, state, stop):  # type: igno
             construct(rows, size, few_loads, cap, _DEAL_DRAWS, state)
             most = repack(rows, size, few_loads, cap, _DEAL_STEPS, _DEAL_DRAWS, True, state, best, np.inf, stop)
             if most <= cap:
-                slots[queue[:left]] = best
+                for i in range(left):
+                    copy_into(best[i], slots[queue[i]])
                 over = 0
                 break
             for _ in range(4):
@@ -317,7 +319,8 @@ def level(all_slots, all_size, cap, work, colocated, state, stop):  # type: igno
         elif looks == 1:
             width = max(width - 1, 1)
     for g in range(gpus):
-        all_slots[g] = expert[slots[g]]
+        for t in range(k):
+            all_slots[g, t] = expert[slots[g, t]]
     return over == 0
 
 

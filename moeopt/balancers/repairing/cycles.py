@@ -9,6 +9,7 @@ plus size among the larger ones: minima over a prefix and a suffix of the sorted
 import numpy as np
 
 from moeopt._kernel import kernel
+from moeopt._sorting import number_up_to
 from moeopt._stop import raised
 from moeopt.balancers.repairing.kernels import (
     arrival,
@@ -153,7 +154,7 @@ def _next_labels(row, f, level, base, paths, ceiling, price, soft, colocated, ho
             value, source = np.inf, -1
             fit = room[q]
             if fits[q] < 0:
-                fits[q] = _fitting(paths.rising, fit)
+                fits[q] = number_up_to(paths.rising, fit)
             for side in range(4 if soft else 2):
                 if source >= 0 and side % 2 == 1:
                     continue
@@ -180,17 +181,6 @@ def _next_labels(row, f, level, base, paths, ceiling, price, soft, colocated, ho
                 label[q], back[level, q], origin[level, q] = value, source, origin[level - 1, source]
                 lowest = min(lowest, value)
     return lowest
-
-
-@kernel
-def _fitting(rising, fit):  # type: ignore[no-untyped-def]
-    """How many of the ``rising`` sizes are at most ``fit``; halves without a jump that a processor must foresee."""
-    number, left = 0, rising.size
-    while left > 0:
-        half = (left + 1) // 2
-        number += half if rising[number + half - 1] <= fit else 0
-        left -= half
-    return number
 
 
 @kernel

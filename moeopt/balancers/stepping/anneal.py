@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
 from moeopt._random import below, random_state, uniform
 from moeopt._stop import raised
 from moeopt.balancers.stepping.row import (
@@ -156,5 +156,5 @@ def anneal(held, weight, reference, gpus, per_node, colocated, gaps, limit, heat
             moves += cost
             if now < least * (1 - TINY) and moves <= limit:
                 least = now
-                held[:] = row.held
+                copy_into(row.held, held)
     return least

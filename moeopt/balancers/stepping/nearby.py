@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
+from moeopt._sorting import rising_order
 from moeopt._stop import raised
 from moeopt.balancers.stepping.row import (
     TINY,
@@ -17,6 +18,7 @@ from moeopt.balancers.stepping.row import (
     swap,
     swap_rise,
 )
+from moeopt.balancers.swaps import holds
 
 _FREE = 0.25
 """What a change without moves counts as moves when gains per move are compared."""
@@ -35,7 +37,7 @@ def best_change(row, per_node, colocated, gaps, left, per_move, floor, stop):  #
     most = np.empty(row.load.shape[1])
     best, found = -floor, (-1, -1, -1, 0)
     reach, holder = reaches(row), only_holders(row)
-    order = np.argsort(-reach)
+    order = rising_order(-reach)
     for i in range(slots):
         if raised(stop):
             return -1, -1, -1, 0
@@ -57,7 +59,7 @@ def best_change(row, per_node, colocated, gaps, left, per_move, floor, stop):  #
                     gain = swap_rise(row.load, row.share, row.top, row.who, f, h, a, b) / worth
                     if gain < best:
                         best, found = gain, (p, q, b, cost)
-        if (a < experts and row.count[a] == 1) or (i % k > 0 and a in row.held[f * k : p]):
+        if (a < experts and row.count[a] == 1) or (i % k > 0 and holds(row.held[f * k : p], a)):
             continue  # the last copy stays; a second copy on the same GPU is the same change
         for b in range(experts + int(gaps)):
             g = f if b == experts else holder[b]
@@ -97,7 +99,10 @@ def only_holders(row):  # type: ignore[no-untyped-def]
     for slot in range(row.held.size):
         holder[row.held[slot]] = slot // (row.held.size // gpus)
     for expert in range(holder.size):
-        if (row.here[expert] > 0).sum() > 1:
+        holders = 0
+        for gpu in range(gpus):
+            holders += int(row.here[expert, gpu] > 0)
+        if holders > 1:
             holder[expert] = -1
     return holder
 
@@ -105,7 +110,10 @@ def only_holders(row):  # type: ignore[no-untyped-def]
 @kernel
 def on_node(row, expert, node, per_node):  # type: ignore[no-untyped-def]
     """Whether a node holds an expert."""
-    return row.here[expert, node * per_node : (node + 1) * per_node].sum() > 0
+    for gpu in range(node * per_node, (node + 1) * per_node):
+        if row.here[expert, gpu] > 0:
+            return True
+    return False
 
 
 @kernel
@@ -119,5 +127,5 @@ def descend(held, weight, gpus, per_node, colocated, gaps, limit, per_move, stop
         if p < 0:
             break
         now = replace(row, p, b) if q < 0 else swap(row, p, q)
-    held[:] = row.held
+    copy_into(row.held, held)
     return now

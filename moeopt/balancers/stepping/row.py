@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_into, kernel
+from moeopt.balancers.swaps import copy_slots
 
 TINY = 1e-12
 """Gains below this share of the objective are rounding."""
@@ -48,7 +49,7 @@ def new_row(weight, reference, gpus):  # type: ignore[no-untyped-def]
         np.zeros((3, steps)),
         np.zeros((3, steps), np.int64),
     )
-    row.weight[:experts] = weight
+    copy_slots(weight, row.weight)
     k = reference.size // gpus
     for slot in range(reference.size):
         row.home[reference[slot], slot // k] += 1
@@ -60,7 +61,7 @@ def settle(row, held):  # type: ignore[no-untyped-def]
     """Let ``row`` hold ``held``; returns the sum over steps of the fullest GPU."""
     gpus = row.load.shape[0]
     k = held.size // gpus
-    row.held[:] = held
+    copy_into(held, row.held)
     row.count[:] = 0
     row.here[:] = 0
     for slot in range(held.size):
@@ -123,7 +124,11 @@ def rank(row):  # type: ignore[no-untyped-def]
 @kernel
 def count_moves(row):  # type: ignore[no-untyped-def]
     """Copies on GPUs that the reference does not have there."""
-    return np.maximum(row.here[:-1] - row.home[:-1], 0).sum()
+    moves = 0
+    for expert in range(row.count.size - 1):
+        for gpu in range(row.load.shape[0]):
+            moves += max(row.here[expert, gpu] - row.home[expert, gpu], 0)
+    return moves
 
 
 @kernel
