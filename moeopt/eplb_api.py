@@ -147,7 +147,8 @@ def _list_slots(expert, slot, log2phy):  # type: ignore[no-untyped-def]
     """List the slots of every expert in the order of granting."""
     given = np.empty(log2phy.shape[1], dtype=np.int64)
     for layer in range(expert.shape[0]):
-        given[:] = 0
+        for item in range(given.size):
+            given[item] = 0
         for replica in range(expert.shape[1]):
             item = expert[layer, replica]
             log2phy[layer, item, given[item]] = slot[layer, replica]

@@ -108,14 +108,12 @@ def sift_down(heap, heat, root):  # type: ignore[no-untyped-def]
 def _replicate(weight, replicas, share):  # type: ignore[no-untyped-def]
     """Fill ``replicas`` and ``share`` row by row with a max-heap of load per copy."""
     rows, experts = weight.shape
-    copies = np.empty(experts, dtype=weight.dtype)
+    copies, heat = np.empty(experts, dtype=weight.dtype), np.empty(experts, dtype=weight.dtype)
     heap = np.empty(experts, dtype=np.int64)
     for row in range(rows):
-        heat = weight[row].copy()
-        copies[:] = 1
         for expert in range(experts):
-            heap[expert] = expert
-            replicas[row, expert] = expert
+            heat[expert], copies[expert] = weight[row, expert], 1
+            heap[expert] = replicas[row, expert] = expert
         if replicas.shape[1] > experts:
             for root in range(experts // 2 - 1, -1, -1):
                 sift_down(heap, heat, root)

@@ -113,10 +113,8 @@ def _pack(order, weight, num_packs, slot):  # type: ignore[no-untyped-def]
     filled = np.empty(num_packs, dtype=np.int64)
     heap = np.empty(num_packs + 1, dtype=np.uint64)
     for row in range(rows):
-        pack_weight[:] = 0
-        filled[:] = 0
         for i in range(num_packs):
-            heap[i] = i
+            pack_weight[i], filled[i], heap[i] = 0.0, 0, i
         heap[num_packs] = _FULL
         for position in range(items):
             item = order[row, position]
