@@ -110,10 +110,10 @@ def only_holders(row):  # type: ignore[no-untyped-def]
 @kernel
 def on_node(row, expert, node, per_node):  # type: ignore[no-untyped-def]
     """Whether a node holds an expert."""
+    copies = 0
     for gpu in range(node * per_node, (node + 1) * per_node):
-        if row.here[expert, gpu] > 0:
-            return True
-    return False
+        copies += row.here[expert, gpu]
+    return copies > 0
 
 
 @kernel
