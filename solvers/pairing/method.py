@@ -45,6 +45,12 @@ _TREE = 6_000_000
 _SMALL = 2_000_000
 """Columns weighed in a tree on a part of what is left."""
 
+_FEW = 500
+"""Columns left of which CP-SAT may dispose in less time than a dive takes, so that it is asked before."""
+
+_GLANCE = 1 / 64
+"""Part of the effort that CP-SAT has for that."""
+
 _LOOK = 1 / 32
 """Part of the effort that CP-SAT has on the way."""
 
@@ -222,8 +228,10 @@ class _LayerSearch:
                 floor = max(threshold, self.bound)
 
     def _dive(self, left: Left, threshold: float) -> None:
-        """Grow small trees on parts of what is left, then let CP-SAT look at all, until the threshold is reached."""
+        """Let CP-SAT look at what is left, if little, and grow small trees on parts, until the threshold is reached."""
         noisy = self.effort > _EFFORT
+        if len(left.walks.at) <= _FEW and self._search(left, self.effort * _GLANCE):
+            return
         for part in parts(left, self.counts, noisy, self.random, self.limits):
             Tree(part, self.limits).grow(partial(self._reaches, threshold), _SMALL)
             if self.makespan <= threshold or self._late():
