@@ -254,9 +254,7 @@ class _LayerSearch:
     def _refute(self, threshold: float) -> None:
         """Solve the relaxation at ``threshold``; its weights bound at every one, and give the first prices."""
         columns = self._columns(threshold)
-        if columns is None:
-            self._prove(threshold, {"method": "pairing_lp", "rounds": []})
-        elif not self._late():
+        if columns is not None and not self._late():
             weights = relax(columns, self.limits.deadline)
             weighted = witness(columns, weights)
             bound = largest_refuted(
@@ -295,7 +293,6 @@ class _LayerSearch:
         """What the prices known and better ones leave of all columns; None if an expert has none to begin with."""
         columns = self._columns(threshold)
         if columns is None:
-            self._prove(threshold, {"method": "pairing_lp", "rounds": []})
             return None
         experts = len(self.load)
         left = Left(Walks.over(columns, float(self.load.sum())), np.zeros(experts), np.ones(experts))
@@ -338,8 +335,11 @@ class _LayerSearch:
             self._accept(stoppable(work, self.limits.deadline - self._kept()))
 
     def _columns(self, threshold: float) -> Columns | None:
+        """All columns at a threshold; None if some expert has none, which refutes it."""
         columns = columns_at(self.load, threshold * (1 + MARGIN), self.problem.slots, self.problem.max_replicas)
-        if columns is not None:
+        if columns is None:
+            self._prove(threshold, {"method": "pairing_lp", "rounds": []})
+        else:
             self.round = self.listing + len(columns.expert) * _SECONDS_PER_COLUMN
         return columns
 

@@ -165,7 +165,7 @@ def test_a_tree_grown_where_a_choice_exists_ends_at_counts_that_reach_the_thresh
 
 
 def best_stock(columns, prices, slots_in_all):
-    """Value of the dearest set of columns whose copies fit on the GPUs two by two, by trying all sets."""
+    """Value of the most valuable set of columns whose copies fit on the GPUs two by two, by trying all sets."""
     best = -math.inf
     for chosen in itertools.product((False, True), repeat=len(columns.expert)):
         taken = np.flatnonzero(chosen)
@@ -179,7 +179,7 @@ def best_stock(columns, prices, slots_in_all):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_best_walk_is_worth_the_dearest_stock_of_copies_that_fits_on_the_gpus(seed):
+def test_the_best_walk_is_worth_the_most_valuable_stock_of_copies_that_fits_on_the_gpus(seed):
     rng = np.random.default_rng(seed)
     load = small_load(rng, 4).astype(float) + 1
     columns = columns_at(load, float(load.max()) * rng.uniform(0.6, 1.1), 8, 3)
