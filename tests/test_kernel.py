@@ -1,10 +1,15 @@
 """Compiled functions are compiled once, and work, uncached, where nothing can be written."""
 
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 import moeopt
 from moeopt._kernel import kernel
@@ -25,7 +30,50 @@ def test_numbers_written_in_a_caller_do_not_compile_a_kernel_once_more():
     names = {"kernel": kernel}
     exec(CALLER_WITH_NUMBERS, names)
     assert names["total"](5) == 24
-    assert len(names["twice"].signatures) == 1
+    assert len(names["twice"].compiled.signatures) == 1
+
+
+ENDLESS = """
+@kernel
+def shifted(values):
+    return values + 1, values * 2.5
+
+def call_for_ever(values):
+    while True:
+        shifted(values)
+"""
+
+
+@pytest.fixture
+def interrupt_after():
+    """Let the seconds given pass, then raise KeyboardInterrupt in what runs, as Ctrl-C does."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda wait: signal.setitimer(signal.ITIMER_REAL, wait)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_interrupt_while_several_arrays_are_returned_is_a_keyboard_interrupt(interrupt_after):
+    names = {"kernel": kernel}
+    exec(ENDLESS, names)
+    names["shifted"](np.ones(9))
+    for seed in range(300):
+        with pytest.raises(KeyboardInterrupt):
+            interrupt_after(random.Random(seed).uniform(1e-4, 2e-3))
+            names["call_for_ever"](np.ones(9))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_interrupt_while_kernels_are_compiled_is_not_lost(interrupt_after):
+    """One new kernel after the other, some .1 s each, far beyond the interrupt."""
+    for seed in range(10):
+        with pytest.raises(KeyboardInterrupt):
+            interrupt_after(random.Random(seed).uniform(0.01, 0.2))
+            for _ in range(20):
+                names = {"kernel": kernel}
+                exec(ENDLESS, names)
+                names["shifted"](np.ones(9))
 
 
 def test_where_neither_source_nor_home_can_be_written_they_work(tmp_path):

@@ -24,6 +24,7 @@ MARK = f"MOEOPT_INTERRUPTED_{os.getpid()}"
 """In the environment of the process under test and of all that it starts."""
 
 PROGRAM = """
+import signal
 import sys
 import numpy as np
 from moeopt import PlacementProblem
@@ -31,14 +32,9 @@ from moeopt.traces import generate
 from solvers import solve, solve_cpsat, solve_milp, solve_window_cover
 def full(gpus, slots):
     return PlacementProblem(generate("decode", num_layers=4, seed=1), gpus, slots, allow_empty_slots=True)
-branched = PlacementProblem(generate("decode", num_layers=1, num_experts=64, seed=0), 36, 72, allow_empty_slots=True)
 small = PlacementProblem(generate("decode", num_layers=2, num_experts=64, seed=1), 8, 72, allow_empty_slots=True)
 few = PlacementProblem(np.random.default_rng(0).lognormal(9, 0.2, (1, 96)).astype(int), 32)
-# all is compiled before: a signal in the middle of compiling is lost
-solve_window_cover(few, time_limit=0.2)
-solve(branched)
-solve(full(160, 320)[:1], time_limit=0.2)
-solve(full(96, 288)[:1], time_limit=0.2)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background work ignore it
 for line in sys.stdin:
     call = compile(line, "call", "eval")
     try:
