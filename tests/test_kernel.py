@@ -33,47 +33,56 @@ def test_numbers_written_in_a_caller_do_not_compile_a_kernel_once_more():
     assert len(names["twice"].compiled.signatures) == 1
 
 
-ENDLESS = """
+TWO_RESULTS = """
 @kernel
 def shifted(values):
     return values + 1, values * 2.5
-
-def call_for_ever(values):
-    while True:
-        shifted(values)
 """
 
 
 @pytest.fixture
-def interrupt_after():
-    """Let the seconds given pass, then raise KeyboardInterrupt in what runs, as Ctrl-C does."""
+def interrupted():
+    """Call something long, and raise KeyboardInterrupt after the seconds given, as Ctrl-C does."""
+
+    def call(wait, work):
+        signal.setitimer(signal.ITIMER_REAL, wait)
+        work()
+
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    yield lambda wait: signal.setitimer(signal.ITIMER_REAL, wait)
+    yield call
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_an_interrupt_while_several_arrays_are_returned_is_a_keyboard_interrupt(interrupt_after):
+def test_an_interrupt_while_several_arrays_are_returned_is_a_keyboard_interrupt(interrupted):
     names = {"kernel": kernel}
-    exec(ENDLESS, names)
-    names["shifted"](np.ones(9))
+    exec(TWO_RESULTS, names)
+    values = np.ones(9)
+
+    def endless():
+        while True:
+            names["shifted"](values)
+
+    names["shifted"](values)
     for seed in range(300):
         with pytest.raises(KeyboardInterrupt):
-            interrupt_after(random.Random(seed).uniform(1e-4, 2e-3))
-            names["call_for_ever"](np.ones(9))
+            interrupted(random.Random(seed).uniform(1e-4, 2e-3), endless)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_an_interrupt_while_kernels_are_compiled_is_not_lost(interrupt_after):
-    """One new kernel after the other, some .1 s each, far beyond the interrupt."""
+def test_an_interrupt_while_kernels_are_compiled_is_not_lost(interrupted):
+    """One new kernel after the other, some .1 s each, and far more of them than the interrupt leaves time for."""
+
+    def long():
+        for _ in range(20):
+            names = {"kernel": kernel}
+            exec(TWO_RESULTS, names)
+            names["shifted"](np.ones(9))
+
     for seed in range(10):
         with pytest.raises(KeyboardInterrupt):
-            interrupt_after(random.Random(seed).uniform(0.01, 0.2))
-            for _ in range(20):
-                names = {"kernel": kernel}
-                exec(ENDLESS, names)
-                names["shifted"](np.ones(9))
+            interrupted(random.Random(seed).uniform(0.01, 0.2), long)
 
 
 def test_where_neither_source_nor_home_can_be_written_they_work(tmp_path):
