@@ -238,6 +238,7 @@ def test_every_engines_file_is_what_our_writers_write(opened, studies):
         options = {"layer_ids": LAYERS}
         if engine == "sglang":
             opened.find_element(By.ID, "model_layers").send_keys("9", Keys.TAB)
+            waited(lambda: "model_layers=9" in opened.current_url)  # controls, the button too, are made again before
             options["model_layers"] = 9
         expected = encoded(placement, engine, **options)
         expected = expected.encode() if isinstance(expected, str) else expected
