@@ -75,6 +75,13 @@ def copy_into(values, copy):  # type: ignore[no-untyped-def]
         copy[i] = values[i]
 
 
+@kernel
+def copy_rows(rows, copy):  # type: ignore[no-untyped-def]
+    """Do as ``copy[:len(rows)] = rows``, row by row."""
+    for i in range(rows.shape[0]):
+        copy_into(rows[i], copy[i])
+
+
 class _Compilation(event.Listener):
     """Tells names of compiled functions of ours, the outermost of each time."""
 

@@ -1,4 +1,4 @@
-"""Sorting and bisection for kernels: numba's own take long to compile, seconds a sort, for every kind and type."""
+"""Sorting and bisection for kernels: numba's own take long to compile, sorts even seconds, for every kind and type."""
 
 import numpy as np
 

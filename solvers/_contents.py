@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeopt._kernel import copy_into, kernel
+from moeopt._kernel import copy_into, copy_rows, kernel
 from moeopt._stop import raised
-from moeopt.balancers.swaps import copy_slots
 
 NOTHING = -(1 << 61)
 """Worth of contents that there are not."""
@@ -19,7 +18,7 @@ def worth_of_rest(value, size, rest):  # type: ignore[no-untyped-def]
     rest[experts] = NOTHING
     rest[experts, 0] = 0
     for i in range(experts - 1, -1, -1):
-        copy_slots(rest[i + 1], rest[i])
+        copy_rows(rest[i + 1], rest[i])
         for n in range(1, slots + 1):
             for room in range(size[i], capacity + 1):
                 rest[i, n, room] = max(rest[i, n, room], rest[i + 1, n - 1, room - size[i]] + value[i])

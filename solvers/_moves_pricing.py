@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_rows, kernel
 from moeopt._sorting import rising_order
-from moeopt.balancers.swaps import copy_slots
 
 
 @kernel
@@ -100,7 +99,7 @@ def best_contents(held, gpu, gpus, full, last, size, keep, bring, cost, worth, o
         value[0, 0] = 0.0
         while end < gpu.size and gpu[end] == g:
             i, e = end - begin, held[end]
-            copy_slots(value[i], value[i + 1])
+            copy_rows(value[i], value[i + 1])
             highest = -np.inf
             for t in range(classes - 1, -1, -1):  # by rising size: a larger copy must be worth more
                 z = size[e, t]

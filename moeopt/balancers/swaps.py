@@ -6,7 +6,7 @@ recomputed wherever they decide what is kept.
 
 import numpy as np
 
-from moeopt._kernel import copy_into, kernel
+from moeopt._kernel import kernel
 from moeopt._sorting import rising_order
 from moeopt._stop import raised
 
@@ -22,13 +22,6 @@ def sum_loads(slots, size, load):  # type: ignore[no-untyped-def]
         load[g] = total
         most = max(most, total)
     return most
-
-
-@kernel
-def copy_slots(slots, copy):  # type: ignore[no-untyped-def]
-    """Do as ``copy[:] = slots``, GPU by GPU."""
-    for g in range(slots.shape[0]):
-        copy_into(slots[g], copy[g])
 
 
 @kernel

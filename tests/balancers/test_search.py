@@ -100,7 +100,7 @@ def test_reaches_the_optimum_of_small_partitions():
 
 
 def test_splits_what_greedy_replication_would_not():
-    """Loads 6 6 3 3 on 3 GPUs of 2: the best has 6 tokens a GPU, and copies of the 6s only."""
+    """Loads 6 6 3 3 on 3 GPUs of 2: the best has 6 tokens on every GPU, and copies of the 6s only."""
     problem = PlacementProblem([[6, 6, 3, 3]], num_gpus=3, num_slots=6)
     assert makespan(problem, search(problem)) == [6]
 

@@ -26,7 +26,7 @@ from solvers.formulation import canonical, layer_model
 from tests.solvers.problems import GENERAL
 
 HARD = np.random.default_rng(0).lognormal(5, 0.4, (1, 48)).astype(int)
-"""Six experts a GPU, mildly skewed: no back end proves it in a blink."""
+"""Six experts per GPU, mildly skewed: no back end proves it in a blink."""
 
 
 @pytest.mark.parametrize("solver", ["cpsat", "highs", "cbc"])

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_rows, kernel
 from moeopt._random import below
 from moeopt._stop import raised
-from moeopt.balancers.swaps import copy_slots, descend, holds, sum_loads
+from moeopt.balancers.swaps import descend, holds, sum_loads
 
 _SWAPS = 8
 """Swaps per copy of the expert that loses one: what does not fit then, does not fit."""
@@ -42,9 +42,9 @@ def recount(slots, weight, size, copies, target, steps, colocated, gaps, state, 
         after = sum_loads(slots, size, load)
         if after <= most:
             most = after
-            copy_slots(slots, kept)
+            copy_rows(slots, kept)
         else:
-            copy_slots(kept, slots)
+            copy_rows(kept, slots)
             _set_copies(old, 1, weight, size, copies)
             _set_copies(new, -1, weight, size, copies)
             sum_loads(slots, size, load)

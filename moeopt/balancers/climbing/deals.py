@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from moeopt._kernel import copy_into, kernel
+from moeopt._kernel import copy_into, copy_rows, kernel
 from moeopt._random import below
 from moeopt._sorting import rising_order
 from moeopt._stop import raised
-from moeopt.balancers.swaps import copy_slots, distinct, holds
+from moeopt.balancers.swaps import distinct, holds
 
 _MOST_GPUS = 6
 
@@ -166,7 +166,7 @@ def repack(slots, size, load, cap, steps, draws, colocated, state, best, most, s
                 fullest = g
         if load[fullest] < most:
             most = load[fullest]
-            copy_slots(slots, best)
+            copy_rows(slots, best)
         if over < 0 or raised(stop):
             break
         r = min(3 + below(state, _MOST_GPUS - 2), widest)

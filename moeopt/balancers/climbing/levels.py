@@ -9,12 +9,12 @@ partitions with applications to the knapsack problem", J. ACM 21 (1974), doi 10.
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt._kernel import copy_into, kernel
+from moeopt._kernel import copy_into, copy_rows, kernel
 from moeopt._random import below, random_state
 from moeopt._sorting import number_up_to, rising_order
 from moeopt._stop import Flag, raised
 from moeopt.balancers.climbing.deals import construct, repack
-from moeopt.balancers.swaps import copy_slots, distinct, least_makespan, sum_loads
+from moeopt.balancers.swaps import distinct, least_makespan, sum_loads
 
 _CAPS = 5
 """Caps that one levelling of a layer tries, each with five times the slack of the one before."""
@@ -80,11 +80,11 @@ def _level_down(slots, size, target, seed, colocated, stop):  # type: ignore[no-
         after = sum_loads(trial, size, load)
         if after < most:
             most = after
-            copy_slots(trial, slots)
+            copy_rows(trial, slots)
         if reached:
             break
         work = _WORK * slots.size // 4
-        copy_slots(slots, trial)
+        copy_rows(slots, trial)
         cap += 4 * slack
         slack *= 5
     return most

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from moeopt._kernel import kernel
+from moeopt._kernel import copy_rows, kernel
 from moeopt._random import random_state
 from moeopt.balancers.climbing.counts import recount
 from moeopt.balancers.climbing.deals import construct, repack
 from moeopt.balancers.climbing.stages import BRISK, QUICK
-from moeopt.balancers.swaps import copy_slots, descend, least_makespan, sum_loads
+from moeopt.balancers.swaps import descend, least_makespan, sum_loads
 from moeopt.balancers.triples import walk_row
 
 FAR = 1.01
@@ -100,7 +100,7 @@ def _keep(slots, kept, size, load, makespan, row):  # type: ignore[no-untyped-de
     after = sum_loads(slots, size, load)
     if after < makespan[row]:
         makespan[row] = after
-        copy_slots(slots, kept)
+        copy_rows(slots, kept)
 
 
 @kernel
@@ -132,6 +132,6 @@ def _redeal(slots, size, load, target, before, pace, halfway, scratch, colocated
     if scratch:
         construct(slots, size, load, cap, draws, state)
     most = repack(slots, size, load, cap, steps, draws, colocated, state, best, before, stop)
-    copy_slots(best, slots)
+    copy_rows(best, slots)
     if sum_loads(slots, size, load) > target and most > cap:
         descend(slots, size, load, target, _MOST_SWAPS, colocated, stop)

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeopt._kernel import copy_into, kernel
-from moeopt.balancers.swaps import copy_slots
+from moeopt._kernel import copy_into, copy_rows, kernel
 
 TINY = 1e-12
 """Gains below this share of the objective are rounding."""
@@ -49,7 +48,7 @@ def new_row(weight, reference, gpus):  # type: ignore[no-untyped-def]
         np.zeros((3, steps)),
         np.zeros((3, steps), np.int64),
     )
-    copy_slots(weight, row.weight)
+    copy_rows(weight, row.weight)
     k = reference.size // gpus
     for slot in range(reference.size):
         row.home[reference[slot], slot // k] += 1
